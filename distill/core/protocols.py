@@ -1,0 +1,252 @@
+"""What engines, verifiers and filters are to the stages that use them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from distill.core.records import (
+    FinishReason,
+    Message,
+    ModelIdentity,
+    Problem,
+    ReasoningKind,
+    Sample,
+    Sampling,
+    Trace,
+    VerdictValue,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from distill.core.plugins import Choice
+
+
+@dataclass(frozen=True)
+class TokenLogprobs:
+    """Teacher log-probabilities at temperature 1 of the tokens of one completion: row j belongs to completion token j.
+
+    n completion tokens, k recorded entries. `ids_NK` int32, distinct in a row, most probable first; `logprobs_NK`
+    float32 in nats; `tail_N` float32 log of the probability mass outside the k ids; `realised_N` float32
+    log-probability of the token that was drawn, also when it is outside the top k; `present_N` bool, False where the
+    engine gave nothing for that token (its other entries are then meaningless).
+    """
+
+    ids_NK: NDArray[np.int32]
+    logprobs_NK: NDArray[np.float32]
+    tail_N: NDArray[np.float32]
+    realised_N: NDArray[np.float32]
+    present_N: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One answer to draw. `key` names it and seeds its noise: the draw depends on nothing else.
+
+    `prefix_ids` continues an answer: completion tokens that are already there, fed after the prompt and not returned
+    again.
+    """
+
+    key: str
+    messages: tuple[Message, ...]
+    sampling: Sampling
+    prefix_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer as the engine drew it. `text` is the decoded completion without its stop token; ids as in `Sample`."""
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    prompt_ids: tuple[int, ...] | None
+    prefill_ids: tuple[int, ...] | None
+    completion_ids: tuple[int, ...] | None
+    prompt_tokens: int
+    completion_tokens: int
+    opened: bool
+    """Whether the prompt itself opened the think block (the completion then starts inside reasoning)."""
+    reasoning_tokens: int | None = None
+    """Completion tokens up to and with the close tag; all of them when thinking never ended; None where unknown."""
+    latency_s: float = 0.0
+    logprobs: TokenLogprobs | None = None
+    error: str | None = None
+    failure: str = ""
+    """Kind of the error, for counting: `429`, `500`, `timeout`, `reset`, `bad body`, `budget` ..."""
+    reasoning: str | None = None
+    """Reasoning that came apart from `text`, in a field of its own; `text` is then the answer alone."""
+    reasoning_kind: ReasoningKind | None = None
+    """What `reasoning` is worth, where the server or its family says so; None leaves it to the text."""
+
+
+class Meter(Protocol):
+    """What a sampling may still spend. Engines that pay for every try ask before each one. Thread-safe.
+
+    Amounts are tokens of one try. Worst cases are reserved, usage settles them, so that a budget is never exceeded.
+    """
+
+    def reserve(self, key: str, prompt_tokens: int, completion_tokens: int) -> bool:
+        """Set the worst case of one try aside. False: it does not fit now; wait for others to settle, or give up."""
+
+    def settle(self, key: str, prompt_tokens: int, completion_tokens: int) -> None:
+        """What the try that was reserved for `key` cost: its usage; the worst case where a lost reply may be billed;
+        zeros where it was refused. Once for every `reserve` that said yes.
+        """
+
+    def failed(self, kind: str) -> None:
+        """Count a try that failed, whether or not it is tried again."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An engine that asks a meter before every try. `meter` is set before `generate`; None: nothing is limited."""
+
+    meter: Meter | None
+
+
+@runtime_checkable
+class Longest(Protocol):
+    """An engine that pulls requests as it goes, and checks the longest prompts before the first. Set like `meter`."""
+
+    longest: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class ScoreRequest:
+    """Tokens whose log-probabilities are wanted: `prompt_ids` (prefill included) then `completion_ids`."""
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+
+
+class Engine(Protocol):
+    """Where tokens come from. One instance serves one model; `close` frees it, and is safe to call twice."""
+
+    name: str
+    identity: ModelIdentity
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """Yield one completion per request, in any order, as each finishes. A failed one carries `error`.
+
+        Raises DistillError before drawing anything if a prompt and its `max_tokens` cannot fit the context.
+        """
+
+    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+        """Yield (key, log-probabilities of the completion tokens at temperature 1), in any order.
+
+        Raises DistillError if the engine cannot score given ids.
+        """
+
+    def close(self) -> None:
+        """Free the model."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A verifier's word on one answer, before it is tied to a sample."""
+
+    value: VerdictValue
+    reason: str
+    extracted: str | None = None
+    score: float | None = None
+    step_scores: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a verifier sees of one sample: the final answer (never the thinking), the gold, and how the text ended.
+
+    `extracted` True means that `text` is an already extracted answer, to be compared as it is. `reasoning` is for
+    verifiers of form and language alone: an answer is never read from it.
+    """
+
+    text: str
+    gold: str | None
+    tests: str | None = None
+    finish_reason: FinishReason = "stop"
+    closed: bool = True
+    extracted: bool = False
+    reasoning: str | None = None
+    question: str = ""
+    """The last user turn, for verifiers that must know what was asked."""
+
+
+class Verifier(Protocol):
+    """Grades answers. `version` changes whenever a verdict could."""
+
+    name: str
+    version: int
+
+    def grade(self, answers: Sequence[Answer]) -> list[Finding]:
+        """One finding per answer, in order. Never raises for what an answer contains."""
+
+    def close(self) -> None:
+        """End worker processes."""
+
+
+class AskModel(Protocol):
+    """Puts questions to a model through the ledger: an answer that is there is not bought again."""
+
+    def __call__(
+        self,
+        engine: Choice,
+        model: str,
+        problems: Sequence[Problem],
+        n: int,
+        sampling: Sampling,
+        most_tokens: int | None,
+    ) -> list[Sample]:
+        """`n` answers to each problem, by problem and index; one that failed has `finish_reason="error"`.
+
+        `most_tokens` is the most that all calls of one grading may cost; raises DistillError where it is spent.
+        """
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """A verifier that asks a model. `ask` is set before `grade`; None: there is no one to ask."""
+
+    ask: AskModel | None
+
+
+@runtime_checkable
+class Screen(Protocol):
+    """A filter that needs to see one trace only. Runs in any process, in any order."""
+
+    def fault(self, trace: Trace) -> str:
+        """Why the trace is rejected, in a few words that many traces share (they are counted); empty: it passes."""
+
+
+@runtime_checkable
+class Remarks(Protocol):
+    """A screen that also has something to say of traces it lets pass; remarks are counted beside the rejections."""
+
+    def remark(self, trace: Trace) -> str:
+        """What is remarkable about it, in words that many share; empty: nothing."""
+
+
+class Noted(NamedTuple):
+    """What a selection knows of one trace: its own note, and what every trace has."""
+
+    key: str
+    problem_id: str
+    note: Any
+
+
+@runtime_checkable
+class Selection(Protocol):
+    """A filter that decides among all traces that are left: duplicates, caps, bands, mixtures."""
+
+    def note(self, trace: Trace) -> Any:
+        """What must be known of one trace: plain, picklable and small, since those of all traces are held at once."""
+
+    def reject(self, noted: Sequence[Noted]) -> Mapping[int, str]:
+        """Why, by place, each trace that goes is rejected. Does not depend on their order: ties break by key."""
+
+
+Filter = Screen | Selection

@@ -1,0 +1,1 @@
+"""How good is a model: samples, verdicts, rates with intervals."""

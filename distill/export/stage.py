@@ -1,0 +1,286 @@
+"""`export`: writes the student in each format that is asked for, proves every file, and says how to run it.
+
+Writes one folder a format and proof.json, with one entry a file: size, types, what was checked, how its greedy answers
+compare with the student's own. Logs of the runtime stay beside it. A missed bound is told, and ends with exit code 3.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+from pydantic import Field, PositiveInt, TypeAdapter, model_validator
+
+from distill.core import files, tables
+from distill.core.config import Settings
+from distill.core.errors import ConfigError, DistillError
+from distill.core.models import EMBEDDED, base_of, resolve
+from distill.core.plugins import Choice, ChoiceOf
+from distill.core.records import Problem, Sample, Sampling, Verdict
+from distill.core.stage import Report, StageRun
+
+if TYPE_CHECKING:
+    from distill.export.source import Bounds, Source, Written
+
+VERSION = 1
+
+FormatChoice = Annotated[Choice, ChoiceOf("distill.export.formats", "format")]
+EngineChoice = Annotated[Choice, ChoiceOf("distill.engines", "engine")]
+
+
+class Config(Settings):
+    """Settings of `export:`; a plain list is its `formats`."""
+
+    formats: list[FormatChoice]
+    """What is written: `safetensors`, `{format: gguf, type: q8_0}` and so on."""
+    problems: PositiveInt = 500
+    """On how many of the evaluated problems each file answers greedily beside the student."""
+    engine: EngineChoice = Field(default="transformers", validate_default=True)
+    """What answers for the student itself."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _list(cls, value: object) -> object:
+        return {"formats": value} if isinstance(value, list) else value
+
+    @property
+    def asks_nothing(self) -> bool:
+        """`export: []` is no stage."""
+        return not self.formats
+
+
+@dataclass(frozen=True)
+class Greedy:
+    """Greedy answers to the same problems, in their order, and what they are worth."""
+
+    samples: list[Sample]
+    verdicts: list[Verdict]
+
+
+def run(stage: StageRun) -> Report:
+    """Export and prove the student."""
+    from distill.export.source import Source, licence_of
+
+    config = cast(Config, stage.sections["export"])
+    base = str(getattr(stage.sections["student"], "model", ""))
+    metadata = {"name": "student", "base_model": base}
+    if base and (licence := licence_of(resolve(base))):
+        metadata["licence"] = licence
+    logs = stage.out / "logs"
+    source = Source(stage.inputs["train"] / "student", "student", logs, metadata=metadata)
+    test = _problems(stage, config)
+    sampling = _sampling(stage.inputs["evaluate"])
+    own: Greedy | None = None
+    entries = []
+    for choice in config.formats:
+        stage.say(f"writing and proving {choice.module().build(choice.config).name}")
+        entry, written = export_one(choice, source, stage.out)
+        if written.runs_on != config.engine.name and test:
+            own = own or greedy(test, sampling, config.engine, str(source.reference), stage, "student")
+            engine = _exact(written)
+            answers = greedy(test, sampling, engine, str(written.path), stage, written.name)
+            entry = with_answers(entry, own, answers, test, choice.module().build(choice.config).bounds())
+        entries.append(entry)
+    return finish(stage.out, entries, len(test))
+
+
+def export_folder(
+    model: str,
+    out: Path,
+    formats: Sequence[Choice],
+    *,
+    adapter: str | None = None,
+    name: str | None = None,
+) -> Report:
+    """What `distill export MODEL_DIR --format F --out DIR` does: write and prove tiers 1 and 2, without an experiment.
+
+    `model` and `adapter` are what `resolve` takes. `name` is the files' name; None takes the folder's.
+    Raises ConfigError, before anything is written, for what is no model folder.
+    """
+    from distill.export.source import Source, licence_of
+    from distill.gguf.adapter import open_weights
+
+    try:
+        folder, over = resolve(model), None if adapter is None else resolve(adapter)
+        if not folder.is_dir():
+            raise DistillError(f"{folder}: export takes a model folder, not a file")
+        open_weights(folder, over)
+    except DistillError as error:
+        raise ConfigError(str(error)) from error
+    out.mkdir(parents=True, exist_ok=True)
+    files.remove_partials(out)
+    called = name or (model if model in EMBEDDED else (over or folder).resolve().name)
+    metadata = {"name": called}
+    if licence := licence_of(folder):
+        metadata["licence"] = licence
+    if base := base_of(folder) or (model if over is not None else None):
+        metadata["base_model"] = base
+    source = Source(folder, called, out / "logs", adapter=over, metadata=metadata)
+    return finish(out, [export_one(choice, source, out)[0] for choice in formats], 0)
+
+
+def format_choice(name: str, **settings: Any) -> Choice:
+    """The format a command line asks for: `format_choice("gguf", type="q4_k_m")`; settings that are None are left out.
+
+    Raises ConfigError for an unknown format or setting.
+    """
+    from pydantic import ValidationError
+
+    adapter: TypeAdapter[Choice] = TypeAdapter(FormatChoice)
+    given = {key: value for key, value in settings.items() if value is not None}
+    try:
+        return adapter.validate_python({"format": name, **given})
+    except ValidationError as error:
+        first = error.errors()[0]
+        if first["type"] == "unknown_setting":
+            raise ConfigError(f"export: the format {name} takes no --{first['loc'][-1]}") from error
+        option, got = (f"--{first['loc'][-1]}: ", f"; got {first['input']!r}") if first["loc"] else ("", "")
+        raise ConfigError(f"export: {option}{first['msg'].removeprefix('Value error, ')}{got}") from error
+
+
+def export_one(choice: Choice, source: Source, out: Path) -> tuple[dict[str, Any], Written]:
+    """Write one format into its folder of `out`, prove tiers 1 and 2; its entry of proof.json, and what was written."""
+    made = choice.module().build(choice.config)
+    folder = out / made.name
+    if folder.exists():
+        shutil.rmtree(folder)  # of an earlier run into the same place: half of it may be from another model
+    folder.mkdir(parents=True)
+    written = made.write(source, folder)
+    checks = made.prove(source, written)
+    twin = next((check for check in checks if check.tier == 2), None)
+    entry: dict[str, Any] = {
+        "name": written.name,
+        "file": str(written.path.relative_to(out)),
+        "bytes": written.n_bytes,
+        "bits_per_weight": round(written.bits_per_weight, 3),
+        "tiers": sorted({check.tier for check in checks}),
+        "max_logprob_diff": twin.figures.get("max_logprob_diff") if twin else None,
+        "run": written.run,
+        "missed": [f"{check.name}: {check.missed}" for check in checks if check.missed],
+        "types": dict(written.types),
+        "checks": [asdict(check) for check in checks],
+        "notes": list(written.notes),
+    }
+    return entry, written
+
+
+def greedy(
+    problems: Sequence[Problem], sampling: Sampling, engine: Choice, model: str, stage: StageRun, label: str
+) -> Greedy:
+    """Greedy answers of one model (through the ledger, as all answers), and the experiment's verdicts on them."""
+    from distill import rollout
+    from distill.stages import verify
+
+    verifier = cast(verify.Config, stage.sections["verify"]).verifier
+    drawn = rollout.collect(
+        problems, 1, sampling, engine=engine, model=model, workspace=stage.workspace, label=f"prove {label}"
+    )
+    verdicts = verify.grade({p.id: p for p in problems}, drawn, verifier, workspace=stage.workspace)
+    return Greedy(drawn, verdicts)
+
+
+def with_answers(
+    entry: dict[str, Any], own: Greedy, file: Greedy, problems: Sequence[Problem], bounds: Bounds
+) -> dict[str, Any]:
+    """The entry with tier 3: rates of both, the share of problems answered with the same text, and missed bounds."""
+    from distill.evaluate import metrics, scores
+    from distill.evaluate.stage import summarise
+
+    rate, own_rate = (
+        metrics.pass_rate({s.problem_id: [v.value] for s, v in zip(g.samples, g.verdicts, strict=True)})
+        for g in (file, own)
+    )
+    equal = sum(map(_same, own.samples, file.samples)) / len(own.samples)
+    by_id = {problem.id: problem for problem in problems}
+    lines = [
+        scores.score(entry["name"], by_id[s.problem_id], s, v) for s, v in zip(file.samples, file.verdicts, strict=True)
+    ]
+    missed = list(entry["missed"])
+    if rate.value is None or own_rate.value is None:
+        missed.append("answers: nothing could be graded")
+    elif bounds.points is not None and abs(rate.value - own_rate.value) > bounds.points / 100:
+        missed.append(
+            f"answers: {100 * rate.value:.1f}% correct where the student has {100 * own_rate.value:.1f}%; "
+            f"the bound is {bounds.points:g} points"
+        )
+    if bounds.equal_share is not None and equal < bounds.equal_share:
+        due = f"{100 * bounds.equal_share:g}%"
+        missed.append(f"answers: {100 * equal:.1f}% are word for word the student's; the bound is {due}")
+    summary = summarise(lines)
+    return {
+        **entry,
+        "tiers": [*entry["tiers"], 3],
+        "missed": missed,
+        "accuracy": str(rate),
+        "student_accuracy": str(own_rate),
+        "student_rate": asdict(own_rate),
+        "greedy_equal": round(equal, 4),
+        "rate": asdict(rate),
+        "thinking_tokens": summary["thinking_tokens"],
+        "outcomes": summary["outcomes"],
+    }
+
+
+def _same(a: Sample, b: Sample) -> bool:
+    """Token for token, where both engines gave ids: a text may show or hide control tokens by the engine's taste."""
+    if a.completion_ids is not None and b.completion_ids is not None:
+        return a.completion_ids == b.completion_ids
+    return a.text == b.text
+
+
+def finish(out: Path, entries: list[dict[str, Any]], problems: int) -> Report:
+    """Write proof.json and say what was proved."""
+    data: dict[str, Any] = {"files": entries, "problems": problems}
+    files.write_json(out / "proof.json", data)
+    rows = [_row(entry) for entry in entries]
+    faults = [f"{entry['name']}: {missed}" for entry in entries for missed in entry["missed"]]
+    proved = "all proved" if not faults else f"{len(faults)} bounds missed"
+    names = ", ".join(entry["name"] for entry in entries)
+    return Report(
+        summary=f"{names}: {proved}; run one with `{entries[-1]['run']}` in {out.name}" if entries else "nothing",
+        rows=rows,
+        data=data,
+        missed="; ".join(faults) or None,
+    )
+
+
+def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
+    diff, equal = entry["max_logprob_diff"], entry.get("greedy_equal")
+    return {
+        "file": entry["file"],
+        "size": f"{entry['bytes'] / 1e6:.2f} MB",
+        "bits a weight": f"{entry['bits_per_weight']:.2f}",
+        "types": " ".join(f"{kind} {count}" for kind, count in entry["types"].items()),
+        "tiers": " ".join(map(str, entry["tiers"])),
+        "log-prob diff": "-" if diff is None else f"{diff:.1e}",
+        "same text": "-" if equal is None else f"{100 * equal:.1f}%",
+        "accuracy": entry.get("accuracy", "-"),
+        "proved": "yes" if not entry["missed"] else "NO",
+    }
+
+
+def _problems(stage: StageRun, config: Config) -> list[Problem]:
+    """The first so many of the problems that the student was evaluated on."""
+    split = files.read_json(stage.inputs["evaluate"] / "results.json")["split"]
+    found = [p for p in tables.stream(stage.inputs["problems"] / "problems.parquet", Problem) if p.split == split]
+    return found[: config.problems]
+
+
+def _sampling(evaluated: Path) -> Sampling:
+    """Greedy, with the limit and the template's form that the student was evaluated with."""
+    results = files.read_json(evaluated / "results.json")
+    said = results["sampling"]
+    of_student = [entry["thinking"] for entry in results["models"] if entry["name"] == "student"]
+    thinking = of_student[0] if of_student else said["thinking"]
+    return Sampling(temperature=0.0, max_tokens=said["max_tokens"], thinking=thinking)
+
+
+def _exact(written: Written) -> Choice:
+    """The engine in the setting that adds no noise of its own: float32 KV cache, no flash attention."""
+    from distill.export.runtime import threads_for
+
+    adapter: TypeAdapter[Choice] = TypeAdapter(EngineChoice)
+    return adapter.validate_python({"engine": written.runs_on, "exact": True, "threads": threads_for(written.path)})

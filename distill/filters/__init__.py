@@ -1,0 +1,1 @@
+"""One reason for rejection a file."""

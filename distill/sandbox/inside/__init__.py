@@ -1,0 +1,1 @@
+"""What runs inside a sandbox: standard library only, each module usable without the rest of the package."""

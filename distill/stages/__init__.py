@@ -1,0 +1,1 @@
+"""The stages that are neither teaching nor learning."""

@@ -1,0 +1,1 @@
+"""Pure string work: think blocks, answers, chat templates, languages."""

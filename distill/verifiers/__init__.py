@@ -1,0 +1,1 @@
+"""Is this answer right? One file each."""

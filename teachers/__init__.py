@@ -1,0 +1,1 @@
+"""Sampling a teacher: policies, the sampling stage, scoring, and the embedded teacher."""

@@ -1,0 +1,1 @@
+"""How many samples to ask for, and when to stop; one policy a file."""

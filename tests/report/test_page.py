@@ -1,0 +1,229 @@
+"""The report page: whole, valid, self-contained, escaped, and every plot with its numbers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from distill.core import files
+from distill.core.errors import DistillError
+from distill.report import final, page
+from distill.report.run_data import collect
+from tests.report.synthetic import HOSTILE, make_run
+
+VOID = {"meta", "br", "img", "hr", "input", "link", "use", "path", "circle", "rect", "line"}
+
+
+class Reader(HTMLParser):
+    """Collects tags, attributes and text; complains about tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open, f"</{tag}> closes nothing"
+            assert self.open.pop() == tag, f"</{tag}> closes something else"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def read(html: str) -> Reader:
+    reader = Reader()
+    reader.feed(html)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with two arms."""
+    return make_run(tmp_path_factory.mktemp("runs") / "quickstart")
+
+
+@pytest.fixture(scope="module")
+def html(run: Path) -> str:
+    return page.render(collect(run))
+
+
+@pytest.fixture(scope="module")
+def hostile_html(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = make_run(tmp_path_factory.mktemp("runs") / "hostile", problems=40, hostile=HOSTILE)
+    return page.render(collect(folder))
+
+
+def test_the_page_nests_and_names_every_part(html: str):
+    reader = read(html)
+
+    sections = [attrs["id"] for tag, attrs in reader.tags if tag == "section"]
+    assert sections == [
+        "accuracy", "arms", "thinking", "funnel", "training", "files", "examples", "time", "settings", "provenance",
+    ]  # fmt: skip
+    links = {attrs["href"] for tag, attrs in reader.tags if tag == "a"}
+    assert links == {f"#{name}" for name in sections}
+
+
+def test_ids_are_unique_and_references_lead_somewhere(html: str):
+    reader = read(html)
+    ids = [attrs["id"] for _, attrs in reader.tags if "id" in attrs]
+
+    assert len(ids) == len(set(ids))
+    referred = re.findall(r'url\(#([^)]+)\)|xlink:href="#([^"]+)"', html)
+    assert referred
+    assert {a or b for a, b in referred} <= set(ids)
+
+
+def test_nothing_is_loaded_from_anywhere(html: str):
+    reader = read(html)
+
+    assert not [tag for tag, _ in reader.tags if tag in ("script", "link", "img", "iframe", "object", "embed", "base")]
+    for tag, attrs in reader.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
+            assert (attrs.get(name) or "#").startswith("#"), (tag, attrs)
+    assert "http://" not in html and "https://" not in html
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    assert "default-src 'none'" in html
+
+
+def test_every_plot_has_its_numbers_in_a_table_and_a_name(html: str):
+    plots = html.count('<svg class="plot" role="img" aria-label="')
+    assert plots == html.count("<svg") == 7
+    for figure in re.findall(
+        r'<div class="(?:pair|stack)">.*?</figure>\s*(?:<div>.*?</div>\s*</div>)?', html, re.DOTALL
+    ):
+        assert figure.count("<svg") <= figure.count("<table"), figure[:200]
+    for value in ("teacher", "verdict", "nats per token"):
+        assert value in html
+
+
+def test_plots_take_their_colours_from_the_page(html: str):
+    for plot in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert "var(--ink)" in plot
+        assert not re.search(r"#(?:0[0-9a]0[0-9]0[0-9]|000000)\b", plot), "a stand-in colour was left"
+    assert html.count("prefers-color-scheme: dark") == 1
+    assert "@media print" in html
+
+
+def test_hostile_text_is_shown_and_never_run(hostile_html: str):
+    reader = read(hostile_html)
+
+    assert not [tag for tag, _ in reader.tags if tag in ("script", "img")]
+    assert not [attrs for _, attrs in reader.tags if any(name.startswith("on") for name in attrs)]
+    assert "<script" not in hostile_html
+    assert "&lt;script&gt;alert(" in hostile_html  # it was planted in problems, answers, names, reasons and settings
+    assert "alert('pwned')" in "".join(reader.text)
+    assert "{{ 7*7 }}" in "".join(reader.text), "the template was evaluated"
+
+
+def test_hostile_names_in_plots_are_escaped(tmp_path: Path):
+    from distill.report import plots
+
+    svg = plots.dots("x", HOSTILE, [plots.Point("$x_1$" + HOSTILE, 1.0, 0.5, 1.5, HOSTILE)], HOSTILE, limits=(0, 2))
+
+    reader = read(svg)
+    assert not [tag for tag, _ in reader.tags if tag in ("script", "img")]
+    assert "$x_1$" in "".join(reader.text)
+
+
+def test_the_same_run_gives_the_same_page(run: Path, html: str):
+    assert page.render(collect(run)) == html
+
+
+def test_headline_says_the_numbers(html: str):
+    text = " ".join("".join(read(html).text).split())
+
+    assert re.search(r"The student solves \d+\.\d% \[.*?\] of 200 test problems", text)
+    assert "of its teacher’s" in text
+
+
+@pytest.mark.parametrize(
+    ("stages", "absent"),
+    [
+        (("problems",), ["evaluate", "filter", "train", "export"]),
+        (("problems", "sample", "verify", "filter", "train"), ["evaluate", "export"]),
+    ],
+)
+def test_a_run_that_is_not_done_has_a_report_that_says_so(tmp_path: Path, stages: tuple[str, ...], absent: list[str]):
+    run = make_run(tmp_path / "short", arms=("main",), stages=stages, problems=10)
+
+    html = page.render(collect(run))
+
+    read(html)
+    assert f"no such stage yet: {', '.join(absent)}." in html
+    assert "No student was evaluated in this run." in html
+
+
+def test_write_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = make_run(tmp_path / "r", arms=("sft", "kl"), seeds=(0, 1), problems=60)
+
+    final.write(run)
+    final.show(run)
+
+    told = capsys.readouterr()
+    assert "student (sft)" in told.out and "mean of 2 seeds" in told.out
+    assert "difference to sft" in told.out
+    assert "report.html" in told.err
+    assert (run / "report.html").stat().st_size < 1_000_000
+    assert files.read_json(run / "report.json")["arms"][1]["verdict"] == "lower"
+    assert "| model |" in (run / "report.md").read_text(encoding="utf-8")
+    final.show(run, as_json=True)
+    assert capsys.readouterr().out.startswith('{"name": "r"')
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    with pytest.raises(DistillError, match="not a run folder"):
+        collect(tmp_path)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_in_a_real_browser(tmp_path: Path, hostile_html: str, width: int, scheme: str):
+    """Chromium draws the page, finds no error, and nothing is wider than the window."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
+    probe = (
+        "<script>document.title = [document.documentElement.scrollWidth, innerWidth,"
+        " getComputedStyle(document.body).backgroundColor, window.pwned === undefined].join(' ')</script>"
+    )
+    # The page forbids scripts; this one test lifts that to measure, so that planted ones would run as well.
+    open_html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", hostile_html)
+    assert open_html != hostile_html
+    hooked = open_html.replace("<head>", "<head><script>window.alert = () => { window.pwned = 1 }</script>", 1)
+    path = tmp_path / "page.html"
+    path.write_text(hooked.replace("</body>", probe + "</body>"), encoding="utf-8")
+    done = subprocess.run(
+        [
+            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
+            f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", "--dump-dom", path.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    title = re.search(r"<title>(.*?)</title>", done.stdout)
+    assert title is not None
+    scroll_width, inner_width, *background, safe = title.group(1).split(" ")
+    assert int(scroll_width) <= int(inner_width), "the page scrolls sideways"
+    assert safe == "true", "a planted script ran"
+    assert "".join(background) == ("rgb(21,24,27)" if scheme == "dark" else "rgb(255,255,255)")
+    assert "CONSOLE" not in done.stderr, done.stderr
