@@ -28,6 +28,7 @@ check: quickstart test lint  ## what CI runs
 
 accept: $(STAMP)  ## the long acceptance: kills, arms, benchmarks; results in docs/acceptance.md
 	$(BIN)/python -m pytest -m slow
+	HYPOTHESIS_PROFILE=explore $(BIN)/python -m pytest -m hypothesis
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/quickstart.py
 	$(BIN)/python -m benchmarks.engines --problems 512 --threads 1

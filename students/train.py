@@ -7,11 +7,9 @@ everything else beside it), `history.json` (one record an optimizer step), `repo
 from __future__ import annotations
 
 import resource
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -38,19 +36,12 @@ from distill.core.records import Trace
 from distill.core.stage import Report, StageRun
 from students import settings
 from students.divergence import LossSettings
+from students.model import adapter, load, threads_for
 from students.rows import Rows, StudentText, build_rows, read_student
 from students.teacher_logits import TeacherLogits
+from students.written import write_student
 
 VERSION = 1
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-"""What is copied from the base, byte for byte: training changes nothing of it."""
-
-SMALL_BYTES = 64 << 20
-"""Weights up to here train on one CPU thread."""
 
 ENDS = 10
 """Steps whose mean is called the first and the last loss."""
@@ -175,7 +166,7 @@ def run(stage: StageRun) -> Report:
         config, student, folder, text, rows, teacher, placement, config.seed if config.seed is not None else stage.seed
     )
     model, history = _train(job, stage)
-    _write_student(stage.out, model, job)
+    write_student(stage.out, model, student, folder, text, job.placement)
     report = _report(job, history)
     files.write_json(stage.out / "history.json", history)
     files.write_json(stage.out / "report.json", report)
@@ -255,8 +246,6 @@ def _listed(rows: Rows) -> str:
 def _train(job: _Job, stage: StageRun) -> tuple[Any, list[dict[str, Any]]]:
     """Build the model and train it. Torch and TRL are imported here."""
     import datasets
-    import torch
-    from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     from students.collate import Collator
@@ -265,17 +254,8 @@ def _train(job: _Job, stage: StageRun) -> tuple[Any, list[dict[str, Any]]]:
 
     config, text, loss = job.config, job.text, job.config.matching
     disable_progress_bar()  # type: ignore[no-untyped-call]  # loading bars: core/progress is what a person sees
-    # Full weights are kept in float32 whatever the arithmetic: AdamW's small steps vanish in half precision.
     half = job.placement.dtype != "float32"
-    dtype = getattr(torch, job.placement.dtype) if job.student.adapter is not None else torch.float32
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            job.folder, dtype=dtype, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise DistillError(
-            f"student `{job.student.model}` cannot be loaded: {str(error).partition(chr(10))[0]}"
-        ) from error
+    model = load(job.student, job.folder, job.placement)
     use_cache = model.config.use_cache
     micro, world = config.micro_batch_size or config.batch_size, world_size()
     if config.batch_size % (micro * world):
@@ -300,7 +280,7 @@ def _train(job: _Job, stage: StageRun) -> tuple[Any, list[dict[str, Any]]]:
             ),
             train_dataset=datasets.Dataset.from_dict({"row": list(range(len(job.rows.rows)))}),
             processing_class=text.tokenizer,
-            peft_config=_adapter(job.student, model),
+            peft_config=adapter(job.student, model),
             collator=Collator(job.rows.rows, job.teacher),
             matching=matching,
             work=stage.work,
@@ -309,75 +289,10 @@ def _train(job: _Job, stage: StageRun) -> tuple[Any, list[dict[str, Any]]]:
             checkpoint_every_s=config.checkpoint_every_s,
             logging_every=config.logging_every,
         )  # fmt: skip
-        with _threads_for(model, job.placement):
+        with threads_for(model, job.placement):
             history = trainer.run()
     model.config.use_cache = use_cache  # TRL turns it off; the student that is written shall have it as its base
     return trainer.model, history
-
-
-@contextmanager
-def _threads_for(model: Any, placement: Placement) -> Iterator[None]:
-    """Train a small model on one CPU thread: its operations end sooner than threads can be brought together, and on
-    cores that another process wants as well a second thread made training ten times slower (docs/what-did-not-work.md).
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
-    if placement.device == "cpu" and size <= SMALL_BYTES:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _adapter(student: settings.Config, model: Any) -> Any:
-    """The adapter's peft settings, or None. Raises DistillError if it would wrap the head or the embeddings."""
-    if (lora := student.adapter) is None:
-        return None
-    from peft import LoraConfig
-
-    if isinstance(lora.targets, list):
-        ends = {id(model.get_output_embeddings()): "output head", id(model.get_input_embeddings()): "embeddings"}
-        for name, module in model.named_modules():
-            if id(module) in ends and any(name == t or name.endswith(f".{t}") for t in lora.targets):
-                raise DistillError(f"`student.adapter.targets` names the {ends[id(module)]} ({name}); leave it out")
-    # The base's name is set when the adapter is written: until then peft may look at the folder that it names.
-    return LoraConfig(
-        task_type="CAUSAL_LM", r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout,
-        target_modules=lora.targets,
-    )  # fmt: skip
-
-
-def _write_student(out: Path, model: Any, job: _Job) -> None:
-    """Write `student/`: weights or adapter, the base's tokenizer files as they are, and all stop ids."""
-    import torch
-
-    files.crash_point("train.before-final")
-    target = out / "student"
-    if target.exists():
-        shutil.rmtree(target)
-    with files.atomic(target) as partial:
-        partial.mkdir()
-        if job.student.adapter is None:
-            # In the precision it was trained for: float32 master weights of a bf16 run are written as bf16.
-            model.to(getattr(torch, job.placement.dtype)).save_pretrained(partial)
-        else:
-            adapter = model.peft_config["default"]
-            adapter.base_model_name_or_path, adapter.revision = job.student.model, job.student.revision
-            model.save_pretrained(partial, save_embedding_layers=False)
-            about = files.read_json(partial / "adapter_config.json")
-            about["target_modules"] = sorted(about["target_modules"])  # a set's order differs between processes
-            files.write_json(partial / "adapter_config.json", about)
-            (partial / "README.md").unlink(missing_ok=True)  # peft's card is a form to fill in; `publish` writes one
-        for name in TOKENIZER_FILES:
-            if (job.folder / name).exists():
-                shutil.copyfile(job.folder / name, partial / name)
-        stops = sorted(job.text.stop_ids)
-        generation = {**job.text.generation_config, "eos_token_id": stops[0] if len(stops) == 1 else stops}
-        (partial / "generation_config.json").unlink(missing_ok=True)
-        files.write_json(partial / "generation_config.json", generation)
 
 
 def _report(job: _Job, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,8 +7,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.tiny import make_tiny_model
+
+# Property tests draw the same examples on every run, so that a run's result depends on the code alone. To look for new
+# counterexamples: HYPOTHESIS_PROFILE=explore (`make accept` does).
+settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
+settings.register_profile("explore", deadline=None, max_examples=500, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 # A shell's background job has it ignored, and so would every process that a test starts and then interrupts.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -103,7 +103,8 @@ def message_of(content: bytes) -> tuple[str, str]:
 def _complaint(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
-    where = ".".join(map(str, item.get("loc") or ()))
+    place = item.get("loc")
+    where = ".".join(map(str, place)) if isinstance(place, list) else ""
     return f"{where}: {item.get('msg', item)}" if where else str(item.get("msg", item))
 
 

@@ -19,9 +19,10 @@ from trl import SFTConfig, SFTTrainer
 from distill.core import plugins
 from distill.core.errors import DistillError
 from distill.core.progress import Progress
-from students import settings, train
+from students import settings
 from students.collate import IGNORED, Collator, epoch_order
 from students.head_loss import Matching
+from students.model import adapter
 from students.rows import Row, build_rows, read_student
 from students.teacher_logits import FoldedRows, TeacherLogits
 from students.trainer import DistillTrainer, arguments, logit_finish, prove_head
@@ -351,7 +352,7 @@ def test_adapters_on_head_or_embeddings_are_refused(tiny_model: Path, tmp_path: 
     for name, what in (("embed_tokens", "embeddings"), ("model.embed_tokens", "embeddings")):
         student = settings.Config.model_validate({"model": str(tiny_model), "adapter": {"targets": [name]}})
         with pytest.raises(DistillError, match=what):
-            train._adapter(student, load(tiny_model))
+            adapter(student, load(tiny_model))
 
 
 RANKS = """
