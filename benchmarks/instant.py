@@ -11,7 +11,7 @@ from pydantic import PositiveInt
 
 from distill.core.config import Settings
 from distill.core.errors import DistillError
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity
 from tests.served.answers import FILLER, tokens
 
@@ -52,9 +52,9 @@ class Instant:
             text = f"<think>{FILLER[start : start + self.config.chars]}</think>The sum is \\boxed{{{start}}}."
             yield Completion(request.key, text, "stop", None, None, None, 5, tokens(text), False)
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         """Refused."""
-        del requests, top_k
+        del requests, keep
         raise DistillError("engine `instant` cannot score")
 
     def close(self) -> None:

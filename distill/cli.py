@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import select
 import sys
@@ -15,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -90,21 +91,47 @@ def _experiment_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("experiment", type=click.Path(path_type=Path))(command)
 
 
-def _runner(experiment: Path, overrides: tuple[str, ...], workspace: str) -> Runner:
+def _launch_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--launch", metavar="N|CONFIG.yaml",
+        help="Train on N processes, or as an accelerate configuration says (configs/accelerate/).",
+    )(command)  # fmt: skip
+
+
+def _runner(experiment: Path, overrides: tuple[str, ...], workspace: str, launch: str | None = None) -> Runner:
     from distill import experiment as experiments
     from distill import pipeline
     from distill.core.stage import Workspace
 
     loaded = experiments.load(experiment, pipeline.SECTIONS, overrides)
-    runner = pipeline.Runner(loaded, Workspace(Path(workspace)))
+    if launch is not None:
+        import importlib
+
+        launch = launch if importlib.import_module("students.launch").read(launch) is not None else None
+    runner = pipeline.Runner(loaded, Workspace(Path(workspace)), launch=launch)
     experiments.check(loaded, pipeline.CHECKS, experiment, overrides)
     return runner
 
 
+def _refuse_pairs(runner: Runner) -> None:
+    """Before anything is bought: a teacher and a student whose logits cannot be matched, though a loss asks for it."""
+    import importlib
+
+    from distill.core.errors import ConfigError
+
+    for arm in runner.experiment.arms:
+        why = importlib.import_module("students.contract").refusal(arm.sections, fetch=True)  # by name, as stages are
+        if why is not None:
+            raise ConfigError(f"{runner.experiment.file}: {why}")
+
+
 @app.command(help="Run every stage that is missing or stale, then report.")
 @_experiment_options
-def run(experiment: Path, overrides: tuple[str, ...], workspace: str, as_json: bool) -> None:
-    runner = _runner(experiment, overrides, workspace)
+@_launch_option
+def run(experiment: Path, overrides: tuple[str, ...], workspace: str, as_json: bool, launch: str | None) -> None:
+    _alone("distill run")
+    runner = _runner(experiment, overrides, workspace, launch)
+    _refuse_pairs(runner)
     done = list(runner.run())
     from distill.report import final
 
@@ -123,17 +150,51 @@ def _stage_command(name: str) -> Callable[..., None]:
     return command
 
 
-def _run_stage(name: str, experiment: Path, overrides: tuple[str, ...], workspace: str, as_json: bool) -> None:
+def _run_stage(
+    name: str,
+    experiment: Path,
+    overrides: tuple[str, ...],
+    workspace: str,
+    as_json: bool,
+    launch: str | None = None,
+) -> None:
     from distill.core.errors import ConfigError
 
-    runner = _runner(experiment, overrides, workspace)
+    runner = _runner(experiment, overrides, workspace, launch)
     if not runner.has(name):
         raise ConfigError(f"{experiment}: has no section `{name}:`")
+    if name == "train" and _is_follower(launch):
+        import importlib
+
+        importlib.import_module("students.launch").follow(runner)
+        return
     done = [item for item in runner.run(until=name) if item.stage.name == name]
     folders = {item.folder: item for item in done}
     for item in folders.values():
         _show(item, as_json)
     _end_with_missed(item.manifest for item in done)
+
+
+def _alone(command: str) -> None:
+    """Refuse to be one of several processes: only training has use for them."""
+    import importlib
+
+    from distill.core.errors import ConfigError
+
+    if (count := importlib.import_module("students.processes").here().count) > 1:
+        raise ConfigError(f"`{command}` is started once, not as {count} processes; add `--launch {count}` instead")
+
+
+def _is_follower(launch: str | None) -> bool:
+    """Whether torchrun or `accelerate launch` started this process beside the one that writes and speaks."""
+    import importlib
+
+    from distill.core.errors import ConfigError
+
+    me = importlib.import_module("students.processes").here()
+    if me.count > 1 and launch is not None:
+        raise ConfigError(f"--launch {launch}: this already is one of {me.count} processes; leave it out")
+    return bool(me.index)
 
 
 def _show(done: Done, as_json: bool) -> None:
@@ -173,8 +234,10 @@ def _sample(
 ) -> None:
     if escalate is not None:
         overrides = (*overrides, f"sample.escalate_to={escalate}")
+    runner = _runner(experiment, overrides, workspace)
+    _refuse_pairs(runner)
     if dry_run:
-        _dry_run(_runner(experiment, overrides, workspace), experiment, as_json)
+        _dry_run(runner, experiment, as_json)
         return
     _run_stage("sample", experiment, overrides, workspace, as_json)
     if escalate is not None:
@@ -232,7 +295,33 @@ def _verify(
     click.echo(f"kept in the ledger; `distill run {experiment}` brings the stages up to date with it", err=True)
 
 
-_SPECIAL = {"sample": _sample, "verify": _verify, "filter": _filter}
+@_experiment_options
+@click.option("--dry-run", is_flag=True, help="Check every row and show what would be trained on; load no weights.")
+@_launch_option
+def _train(
+    experiment: Path, overrides: tuple[str, ...], workspace: str, as_json: bool, dry_run: bool, launch: str | None
+) -> None:
+    if not dry_run:
+        _run_stage("train", experiment, overrides, workspace, as_json, launch)
+        return
+    import importlib
+    from dataclasses import asdict
+
+    from distill.core.errors import ConfigError
+
+    runner = _runner(experiment, overrides, workspace)
+    if not runner.has("train"):
+        raise ConfigError(f"{experiment}: has no section `train:`")
+    for planned in runner.planned("train"):
+        train = importlib.import_module("students.train")  # by name, as stages are
+        report, samples = train.dry_run(planned)
+        data = {**report.data, "samples": [asdict(sample) for sample in samples]}
+        _print_report(report.rows, report.summary, data, as_json)
+        if not as_json:
+            train.contract.show(samples)
+
+
+_SPECIAL = {"sample": _sample, "verify": _verify, "filter": _filter, "train": _train}
 """Stages whose command can do more than run the stage."""
 
 for _name, _help in STAGE_HELP.items():
@@ -258,14 +347,77 @@ def probe(experiment: Path, overrides: tuple[str, ...], workspace: str, as_json:
         _print_report(report.rows, report.summary, report.data, as_json)
 
 
+@app.command(help="Say whether a student can match a teacher's logits; reads tokenizers only, of folders or Hub ids.")
+@click.argument("teacher")
+@click.argument("student")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+def pair(teacher: str, student: str, as_json: bool) -> None:
+    from distill.core.models import resolve_text
+    from distill.text import pairing
+
+    verdict = pairing.compare(resolve_text(teacher), resolve_text(student))
+    data = {"kl_possible": verdict.kl_possible, "why": verdict.why, "notes": list(verdict.notes)}
+    _print_report(list(verdict.facts), str(verdict), data, as_json)
+    if not as_json:
+        for note in verdict.notes:
+            click.echo(f"- {note}")
+
+
+@app.command(help="What the experiment needs on these GPUs: memory, time, cost, and what to change; loads nothing.")
+@click.argument("experiment", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change one setting.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, in bytes and seconds.")
+@click.option(
+    "--gpus", required=True, metavar="GPU[:COUNT]", help="h100:8, rtx4090, 24GB:2, or cpu for this machine's memory."
+)
+@click.option(
+    "--sharding",
+    type=click.Choice(["ddp", "fsdp2", "zero3"]),
+    default="ddp",
+    show_default=True,
+    help="How several GPUs share a training.",
+)
+@click.option("--price", type=click.FloatRange(min=0), help="Of one GPU for an hour.")
+@click.option("--rows", type=click.IntRange(min=1), help="Traces of an epoch, where you know it.")
+@click.option("--row-tokens", type=click.IntRange(min=1), help="Their mean length, prompt included.")
+def plan(experiment: Path, overrides: tuple[str, ...], as_json: bool, gpus: str, **asked: Any) -> None:
+    from distill import experiment as experiments
+    from distill import pipeline
+    from distill.plan import experiment as planning
+    from distill.plan.gpus import parse
+
+    loaded = experiments.load(experiment, pipeline.SECTIONS, overrides)
+    report, changes = planning.run(loaded, planning.Question(*parse(gpus), **asked))
+    if not as_json and changes:
+        from distill.report import table
+
+        table.show(report.rows)
+        table.show(changes)
+    _print_report([] if changes and not as_json else report.rows, report.summary, report.data, as_json)
+    if report.missed:
+        from distill.core.errors import ThresholdMissed
+
+        raise ThresholdMissed(report.missed)
+
+
 @app.command(help="Write the student as safetensors or GGUF and prove it; takes an experiment, or any model folder.")
 @click.argument("what", metavar="EXPERIMENT.yaml|MODEL", type=str)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With an experiment: change one setting.")
 @click.option("--workspace", default="runs", show_default=True, envvar="DISTILL_WORKSPACE", help="Folder of all runs.")
 @click.option("--format", "format_name", help="With a model: safetensors or gguf.")
-@click.option("--type", "tensor_type", help="With a model: f32, f16, bf16, q8_0, q6_k, q4_k_m ...")
+@click.option("--type", "tensor_type", help="With a model: q8_0, q6_k, q4_k_m ... for gguf; bf16, nf4 ... else.")
+@click.option("--imatrix", metavar="FILE", help="With a model: importance matrix of llama-imatrix, .gguf or .dat.")
 @click.option("--out", type=click.Path(path_type=Path), help="With a model: folder to write into.")
 @click.option("--adapter", help="With a model: a LoRA adapter to merge on the way.")
+@click.option("--adapter-alone", is_flag=True, help="With safetensors: write the adapter itself, not a merge.")
+@click.option(
+    "--adapter-base", "onto", type=click.Choice(["trained", "stored"]),
+    help="With a QLoRA adapter: lay it over the 4-bit base that it learnt on (trained), or over the base as stored.",
+)  # fmt: skip
+@click.option(
+    "--tier-3/--no-tier-3", "tier_3", default=None,
+    help="With a model: compare the file's distributions with the model's; on by itself up to 300 M weights.",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export(
     what: str,
@@ -275,14 +427,22 @@ def export(
     tensor_type: str | None,
     out: Path | None,
     adapter: str | None,
+    adapter_alone: bool,
+    imatrix: str | None,
+    onto: Literal["trained", "stored"] | None,
+    tier_3: bool | None,
     as_json: bool,
 ) -> None:
     if what.endswith((".yaml", ".yml")):
         for option, given in {
             "--format": format_name,
             "--type": tensor_type,
+            "--imatrix": imatrix,
             "--out": out,
             "--adapter": adapter,
+            "--adapter-alone": adapter_alone or None,
+            "--adapter-base": onto,
+            "--tier-3": tier_3,
         }.items():
             if given is not None:
                 raise click.UsageError(f"{option} goes with a model folder; an experiment says it in its `export:`")
@@ -294,8 +454,10 @@ def export(
         raise click.UsageError("--set goes with an experiment")
     from distill.export import stage
 
-    choice = stage.format_choice(format_name, type=tensor_type)
-    report = stage.export_folder(what, out, [choice], adapter=adapter)
+    named = "dtype" if format_name == "safetensors" else "type"
+    settings = {named: tensor_type, "imatrix": imatrix, "adapter": "alone" if adapter_alone else None}
+    choice = stage.format_choice(format_name, **settings)
+    report = stage.export_folder(what, out, [choice], adapter=adapter, onto=onto or "trained", tier_3=tier_3)
     _print_report(report.rows, report.summary, report.data, as_json)
     if report.missed:
         from distill.core.errors import ThresholdMissed
@@ -363,11 +525,12 @@ def chat(target: str, temperature: float, max_tokens: int | None) -> None:
 
 @app.command(help="Write a commented experiment file and its JSON Schema to start from.")
 @click.argument("folder", type=click.Path(path_type=Path), default=".")
-def init(folder: Path) -> None:
+@click.option("--preset", metavar="NAME", help="Start from a pair of real models: r1-distill-qwen-7b, qwen3-4b ...")
+def init(folder: Path, preset: str | None) -> None:
     from distill import init as initial
     from distill.pipeline import SECTIONS
 
-    for path in initial.write(folder, SECTIONS):
+    for path in initial.write(folder, SECTIONS, preset):
         click.echo(f"written {path}")
 
 
@@ -406,6 +569,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # peft 0.21 asks by a name that transformers 5.23 has left behind; nobody who reads it could do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    # peft imports bitsandbytes wherever it is installed, which then misses an optional kernel on CPUs.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()

@@ -14,17 +14,18 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from distill.core import yaml
 from distill.core.config import Settings
 from distill.core.errors import ConfigError
-from distill.core.yaml import Document, Key
+from distill.core.plugins import ChoiceOf
+from distill.core.yaml import Document, Key, Replaces
 
 TOP_KEYS = ("name", "extends", "seed", "seeds", "arms")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -58,9 +59,10 @@ def load(path: Path, sections: Mapping[str, str], overrides: Sequence[str] = ())
 
     Raises ConfigError, one line with file and line, for anything that is wrong with it.
     """
-    document = _extended(path, ())
+    replaces = _replaces(sections)
+    document = _extended(path, (), replaces)
     for text in overrides:
-        document = document.merged(yaml.assignment(text))
+        document = document.merged(yaml.assignment(text), replaces)
     known = [*TOP_KEYS, *sections]
     for key in document.data:
         if key not in known:
@@ -71,7 +73,7 @@ def load(path: Path, sections: Mapping[str, str], overrides: Sequence[str] = ())
     seeds = _seeds(document)
     arms = tuple(
         Arm(arm, _sections(variant, sections, arm if "arms" in document.data else None))
-        for arm, variant in _variants(document)
+        for arm, variant in _variants(document, replaces)
     )
     return Experiment(name, str(path), seeds, arms)
 
@@ -81,10 +83,10 @@ def check(experiment: Experiment, checks: Sequence[str], path: Path, overrides: 
 
     It returns None, or the path of the setting at fault and what to do about it.
     """
-    document = _extended(path, ())
+    document = _extended(path, (), _never)
     for text in overrides:
         document = document.merged(yaml.assignment(text))
-    variants = dict(_variants(document))
+    variants = dict(_variants(document, _never))  # only for the lines that things were written on
     for arm in experiment.arms:
         for module in checks:
             fault = importlib.import_module(module).check(arm.sections)
@@ -93,7 +95,33 @@ def check(experiment: Experiment, checks: Sequence[str], path: Path, overrides: 
                 raise ConfigError(f"{variants[arm.name].where(key)}: {text}")
 
 
-def _extended(path: Path, above: tuple[Path, ...]) -> Document:
+def _never(*_: object) -> bool:
+    return False
+
+
+def _replaces(sections: Mapping[str, str]) -> Replaces:
+    """Settings that choose a plug-in are replaced by those of another: `{reverse_kl: ...}` over `{forward_kl: ...}`."""
+
+    def replaces(key: Key, under: Any, over: Any) -> bool:
+        if len(key) != 2 or key[0] not in sections:
+            return False
+        field = settings_class(sections[str(key[0])]).model_fields.get(str(key[1]))
+        choice = None if field is None else _choice((field.annotation, *field.metadata))
+        return choice is not None and choice.is_another(under, over)
+
+    return replaces
+
+
+def _choice(parts: Iterable[Any]) -> ChoiceOf | None:
+    """The first `ChoiceOf` in an annotation, however deep."""
+    for part in parts:
+        found = part if isinstance(part, ChoiceOf) else _choice(get_args(part))
+        if found is not None:
+            return found
+    return None
+
+
+def _extended(path: Path, above: tuple[Path, ...], replaces: Replaces) -> Document:
     document = yaml.load(path)
     base = document.data.pop("extends", None)
     if base is None:
@@ -106,12 +134,12 @@ def _extended(path: Path, above: tuple[Path, ...]) -> Document:
         raise ConfigError(f"{mark}: `extends: {base}` leads back to a file that extends it")
     if not target.exists():
         raise ConfigError(f"{mark}: `extends: {base}`: no such file ({path.parent / base})")
-    under = _extended(path.parent / base, (*above, path.resolve()))
+    under = _extended(path.parent / base, (*above, path.resolve()), replaces)
     # Arms and seeds of the base are replaced, not added to: an experiment says itself what it compares.
     replaced = {"seed", "seeds"} if {"seed", "seeds"} & set(document.data) else set()
     replaced |= {"arms"} & set(document.data)
     kept = {key: value for key, value in under.data.items() if key not in replaced}
-    return Document(kept, under.marks).merged(document)
+    return Document(kept, under.marks).merged(document, replaces)
 
 
 def _name(document: Document, path: Path) -> str:
@@ -136,7 +164,7 @@ def _seeds(document: Document) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def _variants(document: Document) -> list[tuple[str, Document]]:
+def _variants(document: Document, replaces: Replaces) -> list[tuple[str, Document]]:
     base = Document({k: v for k, v in document.data.items() if k not in TOP_KEYS}, document.marks)
     if "arms" not in document.data:
         return [("main", base)]
@@ -157,7 +185,7 @@ def _variants(document: Document) -> list[tuple[str, Document]]:
             if section in TOP_KEYS:
                 raise ConfigError(f"{document.where(('arms', name, section))}: an arm cannot set `{section}`")
         part = Document(override, document.sub(("arms", name)).marks)
-        variants.append((name, base.merged(part)))
+        variants.append((name, base.merged(part, replaces)))
     return variants
 
 

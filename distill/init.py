@@ -1,7 +1,11 @@
-"""`distill init`: a commented experiment file to start from, and its JSON Schema for editors."""
+"""`distill init`: a commented experiment file to start from, and its JSON Schema for editors.
+
+With a preset it is a short file that extends the preset, which is copied beside it.
+"""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -14,15 +18,58 @@ from distill.experiment import settings_class
 SCHEMA_NAME = "experiment.schema.json"
 
 
-def write(folder: Path, sections: Mapping[str, str]) -> list[Path]:
-    """Write `experiment.yaml` and its schema into `folder`. Raises ConfigError if the experiment is there already."""
-    experiment = folder / "experiment.yaml"
-    if experiment.exists():
-        raise ConfigError(f"{experiment}: is there already; `distill init` overwrites nothing")
-    text = resources.files("distill").joinpath("template.yaml").read_text(encoding="utf-8")
+PRESETS = "students"
+"""The package that holds `presets/`: a pair of teacher and student a file."""
+
+EXTENDING = """\
+# yaml-language-server: $schema={schema}
+# The student and its training are in {preset}.yaml; what you write here goes before it.
+extends: {preset}.yaml
+name: experiment
+
+problems:
+  source: {{jsonl: {{path: problems.jsonl, question: question, gold: answer}}}}
+  dev: 100
+  test: 300
+import: {{layout: reference}}         # or traces that are there, see docs/importing.md; or teacher: and sample:
+verify: {{verifier: math}}
+filter: [verdict, unfinished, repetition, exact_duplicates, {{at_most: 2}}]
+"""
+
+
+def write(folder: Path, sections: Mapping[str, str], preset: str | None = None) -> list[Path]:
+    """Write `experiment.yaml` and its schema into `folder`, and the preset that it extends.
+
+    Raises ConfigError if the experiment or the preset is there already, or if there is no such preset.
+    """
+    template = resources.files("distill").joinpath("template.yaml").read_text(encoding="utf-8")
+    texts = {"experiment.yaml": template}
+    if preset is not None:
+        texts = {
+            "experiment.yaml": EXTENDING.format(preset=preset, schema=SCHEMA_NAME),
+            f"{preset}.yaml": _preset(preset),
+        }
+    for name in texts:
+        if (folder / name).exists():
+            raise ConfigError(f"{folder / name}: is there already; `distill init` overwrites nothing")
     files.write_json(folder / SCHEMA_NAME, schema(sections))
-    files.write_text(experiment, text)
-    return [experiment, folder / SCHEMA_NAME]
+    for name, text in texts.items():
+        files.write_text(folder / name, text)
+    return [*(folder / name for name in texts), folder / SCHEMA_NAME]
+
+
+def presets() -> list[str]:
+    """Names of all presets."""
+    folder = resources.files(PRESETS).joinpath("presets")
+    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+
+
+def _preset(name: str) -> str:
+    if name not in presets():
+        near = difflib.get_close_matches(name, presets(), n=1, cutoff=0.5)
+        hint = f"Did you mean `{near[0]}`?" if near else f"There are: {', '.join(presets())}."
+        raise ConfigError(f"--preset {name}: no such preset. {hint}")
+    return resources.files(PRESETS).joinpath("presets", f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def schema(sections: Mapping[str, str]) -> dict[str, Any]:

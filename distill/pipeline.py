@@ -51,10 +51,13 @@ STAGES = (
     Stage("verify", "distill.stages.verify", ("verify",), ("problems", "sample")),
     Stage("filter", "distill.stages.filter", ("filter",), ("problems", "sample", "verify")),
     Stage("score", "teachers.score", ("score", "teacher"), ("filter",)),
-    Stage("train", "students.train", ("train", "student"), ("filter", "sample", "(score)"), seeded=True),
+    Stage(
+        "train", "students.train", ("train", "student", "(teacher)", "(verify)"),
+        ("filter", "sample", "(score)", "(problems)"), seeded=True,
+    ),
     Stage("evaluate", "distill.evaluate.stage", ("evaluate", "verify", "student", "(teacher)"), ("problems", "train")),
-    Stage("export", "distill.export.stage", ("export", "verify", "student"), ("problems", "train", "evaluate")),
-)
+    Stage("export", "distill.export.stage", ("export", "verify", "student"), ("problems", "filter", "train", "evaluate")),
+)  # fmt: skip
 """In the order they run."""
 
 SECTIONS = {
@@ -74,7 +77,7 @@ SECTIONS = {
 
 CHECKS = (
     "distill.stages.problems", "distill.stages.imports", "distill.stages.verify", "distill.stages.filter",
-    "teachers.sample", "students.train", "distill.evaluate.stage",
+    "teachers.sample", "teachers.score", "students.train", "distill.evaluate.stage", "distill.export.stage",
 )  # fmt: skip
 """Modules with a `check(sections)` for combinations of settings that cannot work."""
 
@@ -118,9 +121,16 @@ def stages_of(arm: Arm, file: str, stages: Sequence[Stage] = STAGES) -> list[Sta
 class Runner:
     """Runs stages of one experiment in one workspace."""
 
-    def __init__(self, experiment: Experiment, workspace: Workspace, stages: Sequence[Stage] = STAGES) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        workspace: Workspace,
+        stages: Sequence[Stage] = STAGES,
+        launch: str | None = None,
+    ) -> None:
         self.experiment = experiment
         self.workspace = workspace
+        self.launch = launch
         self.folder = workspace.run_folder(experiment.name)
         self._plan = {arm.name: stages_of(arm, experiment.file, stages) for arm in experiment.arms}
         self._done: dict[tuple[str, int, str], Done] = {}
@@ -185,7 +195,7 @@ class Runner:
             ran = True
         done = Done(stage, folder, manifest, ran)
         self._done[arm.name, seed, stage.stands_for or stage.name] = done
-        if ran or self._whole or not (self.folder / rundir.INDEX).exists():
+        if not only_check and (ran or self._whole or not (self.folder / rundir.INDEX).exists()):
             self._write_index()  # a stage's own command that found it done leaves what comes after it in the index
         if not only_check and known is None:
             _tell(done, self.folder)
@@ -193,8 +203,12 @@ class Runner:
 
     def _inputs(self, arm: Arm, seed: int, stage: Stage) -> dict[str, Done]:
         found = {}
+        module = stage.load()
+        unread = module.unread(_sections(arm, stage)) if hasattr(module, "unread") else ()
         for name in stage.inputs:
             plain = name.strip("()")
+            if plain in unread:
+                continue
             done = self._done.get((arm.name, seed, plain))
             if done is not None:
                 found[plain] = done
@@ -245,7 +259,7 @@ class Runner:
         self, stage: Stage, folder: Path, inputs: Mapping[str, Done], sections: Mapping[str, Settings], seed: int
     ) -> StageRun:
         folders = {name: done.folder for name, done in inputs.items()}
-        return StageRun(stage.name, folder, folders, sections, seed, self.workspace)
+        return StageRun(stage.name, folder, folders, sections, seed, self.workspace, self.launch)
 
     def _write_index(self) -> None:
         """`run.json`: the folders of the experiment as it stands, by arm and seed. Written after every stage."""

@@ -14,30 +14,44 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from distill.core import files
+from distill.core.errors import DistillError
+from students.processes import Ranks
 
 MANIFEST = "checkpoint.json"
+ALONE = Ranks()
 
 
 @contextmanager
-def writing(work: Path, step: int, plan: str) -> Iterator[Path]:
+def writing(work: Path, step: int, plan: str, ranks: Ranks = ALONE, *, sharded: bool = False) -> Iterator[Path]:
     """Yield a scratch folder in which `checkpoint-STEP` is to be filled; on a clean exit it is hashed and put in place.
 
     `plan` names what is trained (rows, settings, seed): a checkpoint of another plan is never resumed. Older
-    checkpoints go once the new one is in place.
+    checkpoints go once the new one is in place. Several processes come here together: each puts its own files into the
+    scratch folder, and the leader does the rest.
     """
-    files.remove_partials(work)
-    scratch = work / f".checkpoint.partial-{os.getpid()}"
-    scratch.mkdir()
+    scratch = work / ranks.agreed(f".checkpoint.partial-{os.getpid()}")
+    if ranks.leads:
+        files.remove_partials(work)
+        scratch.mkdir()
+    ranks.wait()
     yield scratch
+    ranks.wait()
+    if ranks.leads:
+        _put_in_place(work, scratch, {"step": step, "plan": plan, "sharded": sharded})
+
+
+def _put_in_place(work: Path, scratch: Path, about: dict[str, Any]) -> None:
+    step = about["step"]
     folder = scratch / f"checkpoint-{step}"
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             files.sync(path)
             hashes[path.relative_to(folder).as_posix()] = files.sha256_file(path)
-    files.write_json(folder / MANIFEST, {"step": step, "plan": plan, "files": hashes})
+    files.write_json(folder / MANIFEST, {**about, "files": hashes})
     files.sync(folder)
     files.crash_point("checkpoint.before-rename")
     target = work / folder.name
@@ -50,6 +64,17 @@ def writing(work: Path, step: int, plan: str) -> Iterator[Path]:
     for older in work.glob("checkpoint-*"):
         if older != target:
             shutil.rmtree(older)
+
+
+def check_layout(folder: Path, *, sharded: bool) -> None:
+    """Raise DistillError if a checkpoint holds whole weights and these are sharded, or the other way round."""
+    was = files.read_json(folder / MANIFEST)["sharded"]
+    if was != sharded:
+        how = {True: "a sharded model (FSDP2, ZeRO-3)", False: "whole weights (one process, DDP)"}
+        raise DistillError(
+            f"{folder}: written of {how[was]}, and cannot go on with {how[sharded]}; go on with the `--launch` that it "
+            f"was written with, or remove {folder.parent} to train anew"
+        )
 
 
 def latest(work: Path, plan: str) -> Path | None:

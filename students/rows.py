@@ -2,66 +2,73 @@
 
 A row is the student's own prompt ids (its template, generation prompt and prefill included), then the completion. Where
 the trace's ids are the student's tokens they are the completion exactly as drawn; otherwise the row is `rendered`:
-reasoning, close tag and answer are tokenised once, and it trains by cross-entropy alone.
+reasoning, close tag and answer are tokenised once, and it trains by cross-entropy alone until a scoring pass has made
+teacher rows for those very tokens.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
+from distill.core.config import digest
 from distill.core.errors import DistillError
-from distill.core.fingerprint import tokenizer_fingerprint
 from distill.core.records import Message, Trace
-from distill.text.chat import Prompt, load_tokenizer, render_prompt, stop_ids
-from distill.text.think import CLOSE, OPEN
+from distill.text.chat import Prompt, render_prompt
+from distill.text.think import CLOSE, OPEN, thinking_length
+from distill.text.turn import (
+    Role,
+    StudentText,
+    check_template,
+    completion_text,
+    end_of_turn,
+    read_student,
+    render_completion,
+)
+from students.row_store import Row, RowStore
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+__all__ = [
+    "Row", "Rows", "StudentText", "Target", "build_rows", "end_of_turn", "read_student", "render_completion",
+    "violation",
+]  # fmt: skip
 
 Target = Literal["trace", "answer"]
 
 BROKEN_SHARE = 0.01
 """Above this share of rows that break the contract it is the template or the tokenizer, not a stray trace."""
 
+PROMPTS_KEPT = 1024
+"""Rendered prompts that are kept for the next traces."""
 
-@dataclass(frozen=True)
-class Row:
-    """One training row. `ids` int32: prompt, prefill, completion; trained from `start` on.
-
-    `rendered` says why the completion is not as drawn; empty: it is, and teacher rows of `key` belong to it.
-    """
-
-    key: str
-    ids: NDArray[np.int32]
-    start: int
-    rendered: str = ""
-
-    @property
-    def completion_ids(self) -> NDArray[np.int32]:
-        """The trained tokens."""
-        return self.ids[self.start :]
+Opener = Literal["in the prompt", "trained", "none"]
+"""On which side of the mask a row's thinking opens."""
 
 
 @dataclass
 class Rows:
     """All rows in the order of their traces, and what became of the traces that gave none."""
 
-    rows: list[Row] = field(default_factory=list)
+    rows: RowStore = field(default_factory=RowStore)
     rendered: Counter[str] = field(default_factory=Counter)
+    """Rows whose completion is not as drawn, by why."""
     dropped: Counter[str] = field(default_factory=Counter)
+    """Traces that gave no row, by why."""
+    dropped_tokens: Counter[str] = field(default_factory=Counter)
+    """Tokens of the rows that they would have given."""
+    openers: Counter[Opener] = field(default_factory=Counter)
+    """Rows by where their thinking opens: in the prompt (not trained), in the completion (trained), nowhere."""
+    plain: int = 0
+    """Rows that train without reasoning, in the no-think form."""
 
     @property
     def trained_tokens(self) -> int:
         """Trained tokens of one epoch."""
-        return sum(len(row.ids) - row.start for row in self.rows)
+        return int(self.rows.trained.sum())
 
     def digest(self) -> str:
         """Hash of every id of every row: two runs on the same rows have the same."""
@@ -71,117 +78,96 @@ class Rows:
             total.update(row.ids.tobytes())
         return total.hexdigest()[:32]
 
-
-@dataclass(frozen=True)
-class StudentText:
-    """What is known of the student's text side without its weights."""
-
-    tokenizer: Any
-    fingerprint: str | None
-    vocab_size: int
-    """Rows of the output head, padding included."""
-    context: int | None
-    end_id: int
-    """What ends an assistant's turn in the template."""
-    stop_ids: frozenset[int]
-    """All ids that end an answer; the trained student's generation config lists them."""
-    generation_config: dict[str, Any]
+    def _drop(self, reason: str, tokens: int) -> None:
+        self.dropped[reason] += 1
+        self.dropped_tokens[reason] += tokens
 
 
-def read_student(folder: Path) -> StudentText:
-    """Read tokenizer, template and configuration of a model folder. Raises DistillError where one is missing."""
-    tokenizer = load_tokenizer(folder)
-    if not tokenizer.chat_template:
-        raise DistillError(f"{folder}: the tokenizer has no chat template, so no training row can be made")
-    config = _json(folder / "config.json")
-    if config is None:
-        raise DistillError(f"{folder}: no config.json there, so it is no model that can be trained")
-    text_config = config.get("text_config", config)
-    generation = _json(folder / "generation_config.json") or {
-        name: text_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in text_config
-    }
-    stops = stop_ids(tokenizer, SimpleNamespace(**generation))
-    end_id = end_of_turn(tokenizer)
-    return StudentText(
-        tokenizer=tokenizer,
-        fingerprint=tokenizer_fingerprint(folder),
-        vocab_size=int(text_config.get("vocab_size") or len(tokenizer)),
-        context=text_config.get("max_position_embeddings"),
-        end_id=end_id,
-        stop_ids=frozenset(stops | {end_id}),
-        generation_config=generation,
-    )
+def build_rows(
+    traces: Iterable[Trace],
+    student: StudentText,
+    *,
+    target: Target,
+    max_length: int | None,
+    plain_share: float | None = None,
+    scratch: Path | None = None,
+) -> Rows:
+    """One row a trace, or a counted reason for none; never a cut one. The rows' ids lie in a file in folder `scratch`.
 
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
-        return None
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def end_of_turn(tokenizer: Any) -> int:
-    """The special token that the template writes after an assistant's answer, else the tokenizer's EOS.
-
-    Raises DistillError if there is neither: nothing could teach the student to stop.
+    Over-long and empty rows are dropped, and rows without reasoning above `plain_share` of all, by a hash of their key.
+    A row that breaks the contract is dropped too, as the stray trace it is, unless more than `BROKEN_SHARE` of all do:
+    then DistillError lists them, as it does if no row is left or the template allows none.
     """
-    mark = "distill-mark"
-    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": mark}]
-    _, found, after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(mark)
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"] if found else []
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    if ids and ids[0] in special:
-        return int(ids[0])
-    if tokenizer.eos_token_id is None:
-        raise DistillError(f"{tokenizer.name_or_path}: neither template nor tokenizer has a token that ends a turn")
-    return int(tokenizer.eos_token_id)
-
-
-def build_rows(traces: Sequence[Trace], student: StudentText, *, target: Target, max_length: int | None) -> Rows:
-    """One row a trace, or a counted reason for none; never a cut one.
-
-    Over-long and empty rows are dropped. A row that breaks the contract is dropped too, as the stray trace it is,
-    unless more than `BROKEN_SHARE` of all do: then DistillError lists them, as it does if no row is left.
-    """
-    result, prompts = Rows(), _Prompts(student.tokenizer)
+    result, prompts = Rows(RowStore(scratch)), _Prompts(student)
     broken: list[str] = []
-    for trace in traces:
+    seen = 0
+    plain: set[str] = set()
+    for seen, trace in enumerate(traces, 1):  # noqa: B007  # how many there were
         thinks = target == "trace" and trace.reasoning is not None
         prompt = prompts.of(trace.messages, thinks)
         row = _row(trace, prompt, student, thinks=thinks, target=target)
         if not len(row.completion_ids):
-            result.dropped["nothing to train on"] += 1
+            result._drop("nothing to train on", len(row.ids))
         elif max_length is not None and len(row.ids) > max_length:
-            result.dropped[f"over {max_length:,} tokens"] += 1
-        elif (fault := violation(row, trace, prompt, student, thinks=thinks)) is not None:
-            result.dropped[fault] += 1
+            result._drop(f"over {max_length:,} tokens", len(row.ids))
+        elif fault := violation(row, trace, prompt, student, thinks=thinks, begins=prompts.begins(trace, thinks)):
+            result._drop(fault, len(row.ids))
             broken.append(f"{trace.key[:12]}: {fault}")
         else:
             result.rows.append(row)
-            if row.rendered:
-                result.rendered[row.rendered] += 1
-    if len(broken) > BROKEN_SHARE * len(traces):
+            if not thinks:
+                plain.add(row.key)
+            result.openers["none" if not thinks else "in the prompt" if prompt.opened else "trained"] += 1
+    if len(broken) > BROKEN_SHARE * seen:
         raise DistillError(
-            f"{len(broken):,} of {len(traces):,} traces give no sound row of this student ({'; '.join(broken[:5])})"
+            f"{len(broken):,} of {seen:,} traces give no sound row of this student ({'; '.join(broken[:5])})"
         )
+    if plain_share is not None:
+        _thin_out(result, plain, plain_share)
+    result.plain = sum(row.key in plain for row in result.rows)
+    result.rendered = Counter(row.rendered for row in result.rows if row.rendered)
     if not result.rows:
         reasons = ", ".join(f"{n:,} {reason}" for reason, n in result.dropped.items()) or "there are no traces"
         raise DistillError(f"no row to train on: {reasons}")
     return result
 
 
-class _Prompts:
-    """Rendered prompts: several traces share a problem."""
+def _thin_out(result: Rows, plain: set[str], share: float) -> None:
+    """Drop rows without reasoning until they are at most `share` of all; which ones, a hash of their key says."""
+    thinking = len(result.rows) - len(plain)
+    allowed = int(thinking * share / (1 - share) + 1e-9)
+    gone = set(sorted(plain, key=lambda key: digest(["plain", key]))[allowed:])
+    for row in result.rows:
+        if row.key in gone:
+            result._drop(f"over `plain_share` {share:g}", len(row.ids))
+    result.rows.keep(place for place, row in enumerate(result.rows) if row.key not in gone)
+    result.openers["none"] -= len(gone)
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+
+class _Prompts:
+    """Rendered prompts: the traces of a problem stand together. The template is checked once for each form of
+    conversation.
+    """
+
+    def __init__(self, student: StudentText) -> None:
+        self.student = student
         self._known: dict[tuple[tuple[Message, ...], bool], Prompt] = {}
+        self._begins: dict[tuple[tuple[Role, ...], bool], int] = {}
 
     def of(self, messages: tuple[Message, ...], thinking: bool) -> Prompt:
         key = (messages, thinking)
         if key not in self._known:
-            self._known[key] = render_prompt(self.tokenizer, messages, thinking=thinking)
+            form = (tuple(message.role for message in messages), thinking)
+            if form not in self._begins:
+                self._begins[form] = check_template(self.student.tokenizer, form[0], thinks=thinking)
+            if len(self._known) == PROMPTS_KEPT:
+                self._known.clear()
+            self._known[key] = render_prompt(self.student.tokenizer, messages, thinking=thinking)
         return self._known[key]
+
+    def begins(self, trace: Trace, thinking: bool) -> int:
+        """How often the template itself writes the BOS in such a prompt."""
+        return self._begins[tuple(message.role for message in trace.messages), thinking]
 
 
 def _row(trace: Trace, prompt: Prompt, student: StudentText, *, thinks: bool, target: Target) -> Row:
@@ -192,7 +178,18 @@ def _row(trace: Trace, prompt: Prompt, student: StudentText, *, thinks: bool, ta
         completion: Sequence[int] = render_completion(trace, prompt, student, thinks=thinks)
     else:
         completion = trace.completion_ids
-    return Row(trace.key, np.asarray([*prompt.ids, *completion], dtype=np.int32), len(prompt.ids), why)
+    start = len(prompt.ids)
+    answer_at = start + _thinking_length(completion, student, thinks=thinks)
+    return Row(trace.key, np.asarray([*prompt.ids, *completion], dtype=np.int32), start, why, answer_at)
+
+
+def _thinking_length(completion: Sequence[int], student: StudentText, *, thinks: bool) -> int:
+    """How many of a completion's ids are thinking, the close tag included; 0 for an answer without any."""
+    if student.close_id is not None and student.close_id in completion:
+        return len(completion) - list(reversed(completion)).index(student.close_id)
+    if not thinks and CLOSE not in student.decode(completion):
+        return 0
+    return thinking_length(completion, student.decode)
 
 
 def _why_not_as_drawn(trace: Trace, prompt: Prompt, student: StudentText) -> str:
@@ -200,70 +197,61 @@ def _why_not_as_drawn(trace: Trace, prompt: Prompt, student: StudentText) -> str
     ids = trace.completion_ids
     if not ids:
         return "no ids"
-    if trace.tokenizer is None or trace.tokenizer != student.fingerprint:
+    if trace.tokenizer is None or trace.tokenizer not in student.same_tokenizers:
         return "another tokenizer"
     if max(ids) >= student.vocab_size:
         return "ids beyond the student's vocabulary"
     if trace.finish_reason == "stop" and ids[-1] not in student.stop_ids:
         return "ends in no stop token of the student"
-    prefill = _decode(student.tokenizer, trace.prefill_ids or ())
+    prefill = student.decode(trace.prefill_ids or ())
     if (OPEN in prefill and CLOSE not in prefill) != prompt.opened:
         return "the template opens the thinking elsewhere"
     return ""
 
 
-def render_completion(trace: Trace, prompt: Prompt, student: StudentText, *, thinks: bool) -> list[int]:
-    """The completion's ids made from text, once. A finished one ends with the end-of-turn token, a cut one as it is.
-
-    Where a text brings no line breaks of its own around the close tag, it gets those of the R1 and Qwen3 families.
-    """
-    if thinks and trace.reasoning is not None:
-        text = trace.reasoning if prompt.opened else f"{OPEN}\n{trace.reasoning}"
-        if trace.closed:
-            before = "" if trace.reasoning.endswith("\n") or not trace.reasoning else "\n"
-            after = "" if trace.answer[:1].isspace() else "\n\n"
-            text = f"{text}{before}{CLOSE}{after}{trace.answer}"
-    elif prompt.opened:  # a template without a no-think form: the student closes the block at once
-        text = f"\n{CLOSE}\n\n{trace.answer.lstrip()}"
-    else:
-        text = trace.answer.lstrip() if prompt.prefill_ids else trace.answer
-    ids: list[int] = student.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-    return [*ids, student.end_id] if ids and trace.finish_reason == "stop" else ids
-
-
-def violation(row: Row, trace: Trace, prompt: Prompt, student: StudentText, *, thinks: bool) -> str | None:
-    """How a row breaks the contract, or None.
+def violation(
+    row: Row, trace: Trace, prompt: Prompt, student: StudentText, *, thinks: bool, begins: int = 1
+) -> str | None:
+    """How a row breaks the contract, or None. `begins`: how often the template itself writes the BOS in such a prompt.
 
     The prompt is a prefix; one opening and one closing think tag (both in the no-think form's prefill, or none); the
-    reasoning byte for byte in the trained text; a stop token at the end of a finished trace and nowhere before; one BOS
-    at most; ids that the head has.
+    reasoning byte for byte in the trained text; a stop token at the end of a finished trace and nowhere before; no
+    BOS but the template's; ids that the head has. A rendered completion is its text to the byte and has no special
+    token but its end.
     """
-    tokenizer, ids = student.tokenizer, row.ids.tolist()
+    bos, ids = student.tokenizer.bos_token_id, row.ids.tolist()
     completion = ids[row.start :]
     if row.start == 0 or tuple(ids[: row.start]) != prompt.ids:
         return "the prompt is not its prefix"
     if min(ids) < 0 or max(ids) >= student.vocab_size:
         return "an id beyond the student's vocabulary"
-    bos = tokenizer.bos_token_id
-    if bos is not None and bos not in student.stop_ids and ids.count(bos) > 1:
+    if bos is not None and bos not in student.stop_ids and ids.count(bos) > max(begins, 1):
         return "more than one BOS"
     if student.stop_ids.intersection(completion[:-1]):
         return "a stop token inside"
     if (trace.finish_reason == "stop") != (completion[-1] in student.stop_ids):
         return "no stop token at its end" if trace.finish_reason == "stop" else "a stop token at the end of a cut trace"
-    trained = _decode(tokenizer, completion)
-    written = _decode(tokenizer, prompt.prefill_ids) + trained
+    trained = student.decode(completion)
+    written = student.decode(prompt.prefill_ids) + trained
     tags = written.count(OPEN), written.count(CLOSE)
     if thinks:
         if tags != (1, int(trace.closed)):
             return f"{tags[0]} opening and {tags[1]} closing think tags"
-        if trace.reasoning is not None and trace.reasoning not in trained:
+        if trace.reasoning is not None and not _holds(trained, trace.reasoning):
             return "its reasoning is not in the trained text"
-    elif tags not in ((0, 0), (1, 1)):
+    elif tags not in ((0, 0), (1, 1)) and not (tags == (0, 1) and CLOSE in student.decode(prompt.prefill_ids)):
         return f"{tags[0]} opening and {tags[1]} closing think tags without reasoning"
+    if row.rendered:
+        end = len(student.end_ids) if trace.finish_reason == "stop" else 0
+        text = completion_text(trace, opened=prompt.opened, prefilled=bool(prompt.prefill_ids), thinks=thinks)
+        if not student.control_ids.isdisjoint(completion[: len(completion) - end]):
+            return "a special token inside its text"
+        whole = text + student.decode(completion[len(completion) - end :])
+        if trained != whole and not _holds(student.decode(completion[: len(completion) - end]), text):
+            return "the tokenizer does not give its text back"
     return None
 
 
-def _decode(tokenizer: Any, ids: Sequence[int]) -> str:
-    text: str = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return text
+def _holds(trained: str, text: str) -> bool:
+    """Whether a text is there byte for byte, or as the tokenizer composes its accents (Qwen2's normalises to NFC)."""
+    return text in trained or unicodedata.normalize("NFC", text) in trained

@@ -6,22 +6,26 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from distill import nf4
 from distill.core import files
 from distill.core.device import Placement
 from students import settings
 from students.rows import StudentText
-
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-"""What is copied from the base, byte for byte: training changes nothing of it."""
+from students.text_side import TOKENIZER_FILES
 
 
 def write_student(
-    out: Path, model: Any, student: settings.Config, base: Path, text: StudentText, placement: Placement
+    out: Path,
+    model: Any,
+    student: settings.Config,
+    text: StudentText,
+    placement: Placement,
+    weights: dict[str, Any] | None = None,
 ) -> None:
-    """Write `student/`: weights or adapter, the base's tokenizer files as they are, and all stop ids."""
+    """Write `student/`: weights or adapter, the very tokenizer files that rows were made with, and all stop ids.
+
+    `weights` are an adapter's where its model has but parts of them.
+    """
     import torch
 
     files.crash_point("train.before-final")
@@ -36,14 +40,16 @@ def write_student(
         else:
             adapter = model.peft_config["default"]
             adapter.base_model_name_or_path, adapter.revision = student.model, student.revision
-            model.save_pretrained(partial, save_embedding_layers=False)
+            model.save_pretrained(partial, save_embedding_layers=False, state_dict=weights)
             about = files.read_json(partial / "adapter_config.json")
             about["target_modules"] = sorted(about["target_modules"])  # a set's order differs between processes
             files.write_json(partial / "adapter_config.json", about)
+            if student.adapter.nf4:
+                files.write_json(partial / nf4.RECORD, nf4.record(model.get_base_model()))
             (partial / "README.md").unlink(missing_ok=True)  # peft's card is a form to fill in; `publish` writes one
         for name in TOKENIZER_FILES:
-            if (base / name).exists():
-                shutil.copyfile(base / name, partial / name)
+            if (text.folder / name).exists():
+                shutil.copyfile(text.folder / name, partial / name)
         stops = sorted(text.stop_ids)
         generation = {**text.generation_config, "eos_token_id": stops[0] if len(stops) == 1 else stops}
         (partial / "generation_config.json").unlink(missing_ok=True)

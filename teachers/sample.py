@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -22,6 +21,7 @@ from distill.core.config import Settings, digest
 from distill.core.errors import DistillError
 from distill.core.ledger import Ledger
 from distill.core.plugins import Choice, ChoiceOf
+from distill.core.protocols import TokenLogprobs
 from distill.core.records import Problem, Sample, Sampling
 from distill.core.shards import ShardInfo, ShardRows
 from distill.core.stage import Report, StageRun
@@ -32,11 +32,11 @@ from teachers.family import Family, family_of
 from teachers.forecast import forecast, row
 from teachers.outcomes import Outcome, Seen
 from teachers.policy import Labelling, Policy
+from teachers.recording import SHARD_TOKENS, Temperatures, shard_path, unable
 from teachers.rounds import Answers, Course, Manner, go
 from teachers.settings import Config as TeacherConfig
 
 VERSION = 2
-SHARD_TOKENS = 1_000_000
 LABEL_CHUNK = 256
 """Problems that vote at a time."""
 
@@ -75,6 +75,8 @@ class Config(Settings):
     """Answers that were cut are tried again with twice the limit, up to this one; only those. None: left as cut."""
     top_logprobs: NonNegativeInt = 0
     """Log-probabilities recorded per token while sampling, for logit matching; 0 records none."""
+    logprob_temperatures: Temperatures = Field(default_factory=list)
+    """Values of `train.loss.loss_temperature` other than 1 that shall be possible: `[2.0]`. Changes no answer."""
     seed: NonNegativeInt = 0
     """Other draws than those of another seed. Apart from the experiment's seed: changing it buys new answers."""
     system: str | None = None
@@ -98,6 +100,7 @@ class Config(Settings):
             thinking=family.thinking if wished is None else wished,
             max_tokens=self.max_tokens or family.max_tokens,
             top_logprobs=self.top_logprobs,
+            logprob_temperatures=tuple(self.logprob_temperatures),
             arguments=family.arguments,
         )
         return Manner(
@@ -133,6 +136,11 @@ def check(sections: Mapping[str, Settings]) -> tuple[tuple[str, ...], str] | Non
     config, teacher = cast(Config, sections["sample"]), cast(TeacherConfig, sections["teacher"])
     if _verifies(config.build_policy()) and "verify" not in sections:
         return ("sample", "policy"), f"policy `{config.policy.name}` looks at answers and needs the section `verify:`"
+    if config.logprob_temperatures and not config.top_logprobs:
+        text = "`logprob_temperatures` say how log-probabilities will be used; record some (`top_logprobs: 16`)"
+        return ("sample", "logprob_temperatures"), text
+    if why := unable(teacher.engine, config.logprob_temperatures):
+        return ("sample", "logprob_temperatures"), why
     manner = config.manner(teacher)
     if config.escalate_to is not None and config.escalate_to <= manner.sampling.max_tokens:
         text = f"`escalate_to: {config.escalate_to}` is no more than max_tokens, which is {manner.sampling.max_tokens}"
@@ -286,6 +294,8 @@ class _Writer:
         self.task, self.course = task, course
         self.seen = {problem.id: Seen() for problem in task.problems}
         self.logit_rows = 0
+        self.unsoftened: Counter[float] = Counter()
+        """Answers whose stored log-probabilities lack a temperature that is wanted now."""
         self.groups = self.alike = 0
 
     def samples(self) -> Iterator[Sample]:
@@ -306,12 +316,30 @@ class _Writer:
                 recorded = [sample for sample in chunk if sample.logits is not None]
                 path = shard_path(self.task.stage.out, number)
                 if recorded:
-                    info = info or ledger.shard_info(recorded[0])
-                    rows = [ShardRows(s.key, s.completion_ids or (), ledger.logprobs(s)) for s in recorded]
+                    info = info or self._info(ledger.shard_info(recorded[0]))
+                    rows = [
+                        ShardRows(s.key, s.completion_ids or (), self._wanted(ledger.logprobs(s))) for s in recorded
+                    ]
                     self.logit_rows += shards.write(path, rows, info)
                 for sample in chunk:
                     named = None if sample.logits is None else path.name
                     yield replace(sample, logits=named, latency_s=0.0, created="")
+
+    def _info(self, stored: ShardInfo) -> ShardInfo:
+        """The stage's shards hold what is wanted now, whatever more or less the ledger's have."""
+        config = self.task.config
+        wanted = (1.0, *config.logprob_temperatures)
+        return replace(stored, top_k=min(stored.top_k, config.top_logprobs), temperatures=wanted)
+
+    def _wanted(self, stored: TokenLogprobs) -> TokenLogprobs:
+        """With the entries and tail terms that are wanted. What earlier runs did not record is absent, and counted."""
+        import numpy as np
+
+        kept = shards.narrow(stored, self.task.config.top_logprobs)
+        absent_N = np.full_like(kept.tail_N, np.nan)
+        wanted = self.task.config.logprob_temperatures
+        self.unsoftened.update(t for t in wanted if t not in kept.tails)
+        return replace(kept, tails={t: kept.tails.get(t, absent_N) for t in wanted})
 
     def _alike(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         """Count the problems whose answers are all the same text: paid for more than once, learned from once."""
@@ -344,6 +372,7 @@ class _Writer:
     def report(self, results: Sequence[Outcome], labelled: dict[str, int]) -> Report:
         """The summary, and the same as data."""
         self._warn_if_alike()
+        self._warn_if_unsoftened()
         answers = self.task.answers
         samples = sum(one.answered + one.hinted for one in results)
         tokens, read = (sum(one.completion_tokens for one in results), sum(one.prompt_tokens for one in results))
@@ -371,6 +400,13 @@ class _Writer:
             ),
         ]
         return Report(summary="; ".join(parts), data=data)
+
+    def _warn_if_unsoftened(self) -> None:
+        for temperature, count in sorted(self.unsoftened.items()):
+            self.task.stage.say(
+                f"warning: {count:,} stored answers were recorded without temperature {temperature:g}, and nothing can "
+                "add it; at that loss temperature they train by cross-entropy. `score:` records it for all of them"
+            )
 
     def _warn_if_alike(self) -> None:
         temperature = next(iter(self.task.manners.values())).sampling.temperature
@@ -410,11 +446,6 @@ def _label(task: _Task, course: Course) -> dict[str, int]:
 
     tables.write(task.stage.out / labels.FILE, made(), labels.Label)
     return dict(counts)
-
-
-def shard_path(folder: Path, number: int) -> Path:
-    """Name of a stage's logit shard."""
-    return folder / f"logits-{number:05d}.safetensors"
 
 
 def _by_tokens(samples: Iterable[Sample], tokens: int) -> Iterator[list[Sample]]:

@@ -1,95 +1,307 @@
-"""`score`: one pass of a local teacher over the kept traces, for their log-probabilities.
+"""`score`: one pass of the teacher over the kept traces, for what it says of every token.
 
-Where they were captured while sampling this stage is not needed. It makes teacher rows for whatever was sampled
-without them; traces whose ids are not the teacher's own tokens are counted and left out.
+Where log-probabilities were captured while sampling this stage is not needed. It makes teacher rows for whatever was
+sampled without them, and for traces that have no ids of the teacher's tokenizer (imports, another model's): their text
+becomes ids here, once, by the teacher's template, and training takes these very ids from tokens.parquet. What is
+written depends on the traces and the teacher alone, not on stops in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, cast
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveInt
 
-from distill import rollout
+from distill import nf4, rollout
 from distill.core import shards, tables
-from distill.core.config import Settings
-from distill.core.errors import DistillError
+from distill.core.config import Settings, Unkeyed
+from distill.core.errors import ConfigError, DistillError
+from distill.core.models import resolve_text
 from distill.core.plugins import Choice, ChoiceOf
 from distill.core.progress import Progress
-from distill.core.protocols import Engine, ScoreRequest, TokenLogprobs
-from distill.core.records import Trace
+from distill.core.protocols import Engine, Keep, ScoreRequest, TokenLogprobs
+from distill.core.records import ModelIdentity, Trace, TraceTokens
 from distill.core.shards import ShardInfo, ShardRows
 from distill.core.stage import Report, StageRun
-from teachers.sample import SHARD_TOKENS, shard_path
+from teachers.recording import SHARD_TOKENS, Temperatures, shard_path, unable
+from teachers.scores import Scores, lent_by
 from teachers.settings import Config as TeacherConfig
 
-VERSION = 1
+VERSION = 2
+
+TOKENS = "tokens.parquet"
+"""Ids that were made of traces' texts here."""
+
+MOST_DRAWS = (1 << 16) - 1
+"""What a shard's counts can hold."""
 
 
 class Config(Settings):
     """Settings of `score:`."""
 
+    mode: Literal["topk", "sampled"] = "topk"
+    """`topk` keeps the most probable tokens and the exact mass of all others, for any loss; `sampled` keeps tokens that
+    were drawn from the whole distribution, for forward KL without bias."""
     top_k: PositiveInt = 16
-    """Log-probabilities kept per token."""
+    """Log-probabilities kept per token. Mode `topk` only."""
+    draws: Annotated[int, Field(gt=0, le=MOST_DRAWS)] = 50
+    """Tokens drawn per token; they fall on far fewer distinct ones. Mode `sampled` only."""
+    temperatures: Temperatures = Field(default_factory=list)
+    """Values of `train.loss.loss_temperature` other than 1 that shall be possible: `[2.0]`. A few bytes a token each.
+    """
     engine: Annotated[Choice, ChoiceOf("distill.engines", "engine")] = Field(
         default="transformers", validate_default=True
     )
-    """An engine that can score given ids."""
+    """An engine that can score given ids: `transformers` (also `{engine: transformers, quantization: nf4}`), `vllm`, or
+    `openai` for a vLLM server."""
+    write_every_s: Annotated[NonNegativeFloat, Unkeyed] = 60.0
+    """Seconds between writes of what has been scored; a killed pass goes on from the last one. 0: after every trace."""
+
+    @property
+    def keep(self) -> Keep:
+        """What is kept of each distribution."""
+        if self.mode == "sampled":
+            return Keep(draws=self.draws, temperatures=tuple(self.temperatures))
+        return Keep(top_k=self.top_k, temperatures=tuple(self.temperatures))
+
+
+def check(sections: Mapping[str, Settings]) -> tuple[tuple[str, ...], str] | None:
+    """Refuse an engine that cannot score, or cannot see what is to be kept: (key, what is wrong), or None."""
+    if "score" not in sections:
+        return None
+    config = cast(Config, sections["score"])
+    engine, module = config.engine.name, config.engine.module()
+    if not getattr(module, "SCORES", True):
+        text = f"engine `{engine}` cannot score given tokens; take `transformers`, `vllm`, or `openai` (a vLLM server)"
+        return ("score", "engine"), text
+    if config.mode == "sampled" and getattr(module, "LARGEST_ONLY", False):
+        text = f"engine `{engine}` sees only the largest log-probabilities of a token, and draws need them all"
+        return ("score", "mode"), f"{text}; take engine `transformers`, or mode `topk`"
+    if why := unable(config.engine, config.temperatures):
+        return ("score", "temperatures"), why
+    if engine == "transformers" and getattr(config.engine.config, "quantization", None) is not None:
+        try:
+            nf4.require()
+        except ConfigError as error:
+            return ("score", "engine"), str(error)
+    return None
+
+
+def keyed(sections: Mapping[str, Settings]) -> dict[str, Any]:
+    """The settings that count: those of the other mode do not."""
+    settings = {name: section.keyed() for name, section in sections.items()}
+    del settings["score"]["draws" if cast(Config, sections["score"]).mode == "topk" else "top_k"]
+    return settings
 
 
 def externals(sections: Mapping[str, Settings]) -> dict[str, str]:
     """The teacher's identity on the scoring engine."""
+    return {"teacher": _identity(sections).id}
+
+
+def _identity(sections: Mapping[str, Settings]) -> ModelIdentity:
     config, teacher = cast(Config, sections["score"]), cast(TeacherConfig, sections["teacher"])
-    return {"teacher": rollout.identify(config.engine, teacher.model).id}
+    return rollout.identify(config.engine, teacher.model, teacher.revision)
 
 
 def run(stage: StageRun) -> Report:
-    """Score the kept traces, write their rows in order of the traces."""
+    """Score the kept traces that were not scored before; write all rows in order of the traces."""
+    config = cast(Config, stage.sections["score"])
+    identity = _identity(stage.sections)
+    if identity.vocab_size is None or identity.tokenizer is None:
+        raise DistillError(
+            f"score: engine `{config.engine.name}` does not say whose tokenizer the model has; set its `tokenizer`"
+        )
+    info = ShardInfo(
+        identity.id, identity.tokenizer, identity.template, identity.vocab_size, config.keep.top_k, config.mode,
+        temperatures=(1.0, *config.temperatures), draws=config.keep.draws,
+    )  # fmt: skip
+    traces = _Traces(stage.inputs["filter"] / "traces.parquet", _Speaker(stage.sections, identity.tokenizer))
+    lent = lent_by(stage.workspace.root, stage.name, but=stage.out)
+    scores = Scores(stage.work / "scored", info, lent, config.write_every_s)
+    fresh = _score(stage, traces, scores)
+    counts = _write(stage.out, traces, scores)
+    if not counts["traces"]:
+        raise DistillError(f"score: none of {traces.seen:,} kept traces can be scored ({_listed(traces.skipped)})")
+    return _report(config, traces, counts, fresh)
+
+
+@dataclass(frozen=True)
+class _Speaker:
+    """Whose ids the traces shall have. Its text side is read when the first trace has none of them."""
+
+    sections: Mapping[str, Settings]
+    tokenizer: str
+    """The fingerprint of the teacher's tokenizer."""
+    _known: dict[str, Any] = field(default_factory=dict)
+
+    def tokens(self, trace: Trace) -> TraceTokens | str:
+        """The trace's own ids, or those of its text; or why there are none."""
+        if trace.completion_ids and trace.prompt_ids is not None and trace.tokenizer == self.tokenizer:
+            return TraceTokens(
+                trace.key, trace.prompt_ids, trace.prefill_ids or (), trace.completion_ids, self.tokenizer
+            )
+        if "text" not in self._known:
+            self._known["text"] = self._read()
+        text = self._known["text"]
+        if isinstance(text, str):
+            return text
+        from distill.text.chat import render_prompt
+        from distill.text.turn import render_completion
+
+        thinks = trace.reasoning is not None
+        prompt = render_prompt(text.tokenizer, trace.messages, thinking=thinks)
+        completion = tuple(render_completion(trace, prompt, text, thinks=thinks))
+        if not completion:
+            return "nothing to score"
+        if text.context is not None and len(prompt.ids) + len(completion) >= text.context:
+            return f"over the teacher's context of {text.context:,} tokens"
+        return TraceTokens(trace.key, prompt.prompt_ids, prompt.prefill_ids, completion, self.tokenizer)
+
+    def _read(self) -> Any:
+        """The teacher's text side, or why there is none. Raises DistillError if it is not that of the identity."""
+        from distill.text.turn import read_student
+
+        config, teacher = cast(Config, self.sections["score"]), cast(TeacherConfig, self.sections["teacher"])
+        if getattr(config.engine.module(), "SERVED", False):
+            named: str | None = getattr(config.engine.config, "tokenizer", None)
+            folder = None if named is None else resolve_text(named)
+        else:
+            folder = resolve_text(teacher.model, teacher.revision)
+        if folder is None or not folder.is_dir():
+            return "no ids, and the teacher's tokenizer is not known here"
+        text = read_student(folder)
+        if text.fingerprint != self.tokenizer:
+            raise DistillError(f"{text.folder}: its tokenizer ({text.fingerprint}) is not the teacher's")
+        return text
+
+
+class _Traces:
+    """The kept traces with their ids, as often as they are read."""
+
+    def __init__(self, path: Path, speaker: _Speaker) -> None:
+        self.path, self.speaker = path, speaker
+        self.seen = self.made = 0
+        self.skipped: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[tuple[TraceTokens, bool]]:
+        """Each trace's ids, and whether they were made of its text. Counts anew each time."""
+        self.seen = self.made = 0
+        self.skipped = Counter()
+        for trace in tables.stream(self.path, Trace):
+            self.seen += 1
+            tokens = self.speaker.tokens(trace)
+            if isinstance(tokens, str):
+                self.skipped[tokens] += 1
+                continue
+            made = tokens.completion_ids != trace.completion_ids
+            self.made += made
+            yield tokens, made
+
+
+def _score(stage: StageRun, traces: _Traces, scores: Scores) -> int:
+    """Score what is missing; how many traces that were. The model is loaded if there are any."""
     config, teacher = cast(Config, stage.sections["score"]), cast(TeacherConfig, stage.sections["teacher"])
-    traces = tables.read(stage.inputs["filter"] / "traces.parquet", Trace)
-    identity = rollout.identify(config.engine, teacher.model)
-    if identity.vocab_size is None:
-        raise DistillError(f"score: engine `{config.engine.name}` does not say how large the vocabulary is")
-    ours = [t for t in traces if t.completion_ids and t.prompt_ids is not None and t.tokenizer == identity.tokenizer]
-    if not ours:
-        raise DistillError("score: no kept trace has ids of the teacher's tokenizer; there is nothing to score")
-    engine: Engine = config.engine.module().build(config.engine.config, teacher.model)
-    info = ShardInfo(identity.id, identity.tokenizer, identity.template, identity.vocab_size, config.top_k)
-    total = 0
+    missing = 0
+    for tokens, _ in traces:
+        missing += not scores.has(tokens.key, tokens.completion_ids)
+    if not missing:
+        return 0
+    engine: Engine = config.engine.module().build(config.engine.config, teacher.model, teacher.revision)
     try:
-        with Progress("score", len(ours), "traces") as bar:
-            for number, chunk in enumerate(_chunks(ours)):
-                rows = _score(engine, chunk, config.top_k, bar)
-                ordered = [ShardRows(t.key, t.completion_ids or (), rows[t.key]) for t in chunk]
-                total += shards.write(shard_path(stage.out, number), ordered, info)
+        with Progress("score", missing, "traces") as bar:
+            for window in _windows(traces, scores):
+                asked = {tokens.key: tokens for tokens in window}
+                requests = [ScoreRequest(t.key, (*t.prompt_ids, *t.prefill_ids), t.completion_ids) for t in window]
+                for key, rows in engine.score(requests, config.keep):
+                    scores.put(ShardRows(key, asked[key].completion_ids, rows))
+                    bar.advance(1, tokens=len(asked[key].completion_ids))
+        scores.flush()
     finally:
         engine.close()
-    skipped = len(traces) - len(ours)
-    return Report(
-        summary=f"{total:,} token rows of {len(ours):,} traces; {skipped:,} have other tokens than the teacher's",
-        data={"rows": total, "traces": len(ours), "skipped": skipped},
-    )
+    return missing
 
 
-def _score(engine: Engine, traces: list[Trace], top_k: int, bar: Progress) -> dict[str, TokenLogprobs]:
-    requests = [
-        ScoreRequest(t.key, (*(t.prompt_ids or ()), *(t.prefill_ids or ())), t.completion_ids or ()) for t in traces
-    ]
-    rows = {}
-    for key, logprobs in engine.score(requests, top_k):
-        rows[key] = logprobs
-        bar.advance(1, tokens=len(logprobs.tail_N))
-    return rows
-
-
-def _chunks(traces: list[Trace]) -> list[list[Trace]]:
-    chunks: list[list[Trace]] = [[]]
+def _windows(traces: _Traces, scores: Scores) -> Iterator[list[TraceTokens]]:
+    """What is missing, as many tokens at a time as a shard has: engines sort a window by length."""
+    window: list[TraceTokens] = []
     size = 0
-    for trace in traces:
+    for tokens, _ in traces:
+        if scores.has(tokens.key, tokens.completion_ids):
+            continue
+        window.append(tokens)
+        size += len(tokens.completion_ids)
         if size >= SHARD_TOKENS:
-            chunks.append([])
-            size = 0
-        chunks[-1].append(trace)
-        size += len(trace.completion_ids or ())
-    return chunks
+            yield window
+            window, size = [], 0
+    if window:
+        yield window
+
+
+def _write(out: Path, traces: _Traces, scores: Scores) -> dict[str, Any]:
+    """The stage's shards and tokens.parquet, in order of the traces; what they hold."""
+    counts: dict[str, Any] = {"rows": 0, "traces": 0, "bytes": 0, "sum": 0.0, "present": 0}
+    made: list[TraceTokens] = []
+
+    def rows(chunk: list[TraceTokens]) -> Iterator[ShardRows]:
+        for tokens in chunk:
+            got = scores.get(tokens.key, tokens.completion_ids)
+            figure_N = -_expm1(got.tail_N) if isinstance(got, TokenLogprobs) else got.entropy_N
+            counts["sum"] += float(figure_N[got.present_N].sum(dtype=float))
+            counts["present"] += int(got.present_N.sum())
+            yield ShardRows(tokens.key, tokens.completion_ids, got)
+
+    def write(chunk: list[TraceTokens]) -> None:
+        path = shard_path(out, counts.setdefault("shards", 0))
+        counts["rows"] += shards.write(path, rows(chunk), scores.info)
+        counts["traces"] += len(chunk)
+        counts["bytes"] += path.stat().st_size
+        counts["shards"] += 1
+
+    chunk: list[TraceTokens] = []
+    size = 0
+    for tokens, is_made in traces:
+        chunk.append(tokens)
+        size += len(tokens.completion_ids)
+        if is_made:
+            made.append(tokens)
+        if size >= SHARD_TOKENS:
+            write(chunk)
+            chunk, size = [], 0
+    if chunk:
+        write(chunk)
+    if made:
+        tables.write(out / TOKENS, made, TraceTokens)
+    return counts
+
+
+def _expm1(values: Any) -> Any:
+    import numpy as np
+
+    return np.expm1(values)
+
+
+def _report(config: Config, traces: _Traces, counts: Mapping[str, Any], fresh: int) -> Report:
+    mean = counts["sum"] / max(counts["present"], 1)
+    said = f"{mean:.1%} of the mass kept" if config.mode == "topk" else f"entropy {mean:.2f} nats"
+    each = counts["bytes"] / counts["rows"]
+    parts = [
+        f"{counts['rows']:,} token rows of {counts['traces']:,} traces, {each:.1f} bytes each, {said}",
+        *([f"{counts['traces'] - fresh:,} scored before"] if fresh < counts["traces"] else []),
+        *([f"{traces.made:,} made into the teacher's tokens from their text"] if traces.made else []),
+        *([f"skipped: {_listed(traces.skipped)}"] if traces.skipped else []),
+    ]
+    data = {
+        "rows": counts["rows"], "traces": counts["traces"], "present": counts["present"], "mode": config.mode,
+        "tokenised": traces.made, "skipped": dict(traces.skipped), "bytes_per_row": each,
+        "covered_mass" if config.mode == "topk" else "entropy": mean,
+    }  # fmt: skip
+    return Report(summary="; ".join(parts), data=data)
+
+
+def _listed(reasons: Counter[str]) -> str:
+    return ", ".join(f"{n:,} {why}" for why, n in reasons.most_common()) or "there are none"

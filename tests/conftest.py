@@ -21,6 +21,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--update-golden` records golden files anew instead of comparing; the commit says why."""
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden/* from what the code gives now")
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of the real data that tests may read: $DISTILL_SHARED_DATA, or ../shared/data beside the repository."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from distill.core.config import Settings
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity
 
 ASKED: list[str] = []
@@ -54,7 +54,7 @@ class StubEngine:
                 opened=True,
             )
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         raise AssertionError(f"not asked for in these tests: {requests}, {top_k}")
 
     def close(self) -> None:

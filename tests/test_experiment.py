@@ -67,3 +67,35 @@ def test_odd_seeds_are_refused(tmp_path: Path, seeds: str) -> None:
 
 def test_seed_zero_and_no_seed_are_both_zero(tmp_path: Path) -> None:
     assert load(tmp_path, "source: {}\n").seeds == load(tmp_path, "seed: 0\nsource: {}\n").seeds == (0,)
+
+
+REAL = {"train": "students.train:Config", "sample": "teachers.sample:Config", "verify": "distill.stages.verify:Config"}
+
+
+def loaded(folder: Path, text: str, *overrides: str) -> list[dict[str, object]]:
+    path = folder / "real.yaml"
+    path.write_text(text)
+    experiment = experiments.load(path, REAL, overrides)
+    return [arm.sections["train"].dump()["loss"] for arm in experiment.arms]
+
+
+def test_another_plugin_in_an_arm_takes_the_place_of_the_one_above(tmp_path: Path) -> None:
+    base = "train: {loss: {forward_kl: {weight: 0.25, top_k: 8}}}\n"
+    (tmp_path / "base.yaml").write_text(base)
+    arms = (
+        "arms:\n"
+        "  other: {train: {loss: {jsd: {beta: 0.1}}}}\n"
+        "  long: {train: {loss: {name: reverse_kl}}}\n"
+        "  same: {train: {loss: {forward_kl: {top_k: 4}}}}\n"
+        "  none: {train: {loss: none}}\n"
+    )
+
+    other, long, same, none = loaded(tmp_path, "extends: base.yaml\n" + arms)
+
+    assert other == {**other, "name": "jsd", "beta": 0.1, "weight": 0.5, "top_k": 16}  # nothing of forward_kl's is left
+    assert long == {**long, "name": "reverse_kl", "weight": 0.5}
+    assert same == {**same, "name": "forward_kl", "top_k": 4, "weight": 0.25}
+    assert none is None
+    assert loaded(tmp_path, base, "train.loss.forward_kl.weight=0.75") == [{**same, "top_k": 8, "weight": 0.75}]
+    assert loaded(tmp_path, base.replace("forward_kl: {", "name: forward_kl, ").replace("}}}", "}}"),
+                  "train.loss.weight=0.75") == [{**same, "top_k": 8, "weight": 0.75}]  # fmt: skip

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from distill.core.errors import DistillError
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import Message, Sampling
 from distill.engines import vllm as engine_module
 from distill.engines.vllm import VllmEngine
@@ -118,7 +118,7 @@ def log_probabilities(engine: VllmEngine) -> str:
     sampling = replace(HOT, top_logprobs=k)
     drawn = draw(engine, [Request(f"lp-{i}", question, sampling) for i, question in enumerate(QUESTIONS)])
     asks = [ScoreRequest(c.key, _fed(c), c.completion_ids or ()) for c in drawn.values()]
-    scored = dict(engine.score(asks, k))
+    scored = dict(engine.score(asks, Keep(k)))
     apart, against, here, before, after = [], [], [], [], []
     for ask in asks:
         recorded, again = drawn[ask.key].logprobs, scored[ask.key]

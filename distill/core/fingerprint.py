@@ -17,6 +17,7 @@ SMALL_FILES = (
     "config.json",
     "generation_config.json",
     "adapter_config.json",
+    "adapter_base.json",
     "tokenizer.json",
     "tokenizer_config.json",
 )
@@ -55,12 +56,15 @@ def identify(folder: Path, name: str | None = None) -> ModelIdentity:
 def tokenizer_fingerprint(folder: Path) -> str | None:
     """Hash of what turns text into ids: vocabulary, merges, added tokens, normaliser, pre-tokenizer. None without one.
 
-    Padding, truncation and other run-time state in `tokenizer.json` do not count.
+    Padding, truncation and other run-time state in `tokenizer.json` do not count, nor whether merges are written as
+    pairs or, as once, as strings.
     """
     path = folder / "tokenizer.json"
     if not path.exists():
         return None
     content = json.loads(path.read_text(encoding="utf-8"))
+    if merges := (content.get("model") or {}).get("merges"):
+        content["model"]["merges"] = [one.split(" ") if isinstance(one, str) else one for one in merges]
     parts = {part: content.get(part) for part in ("model", "added_tokens", "normalizer", "pre_tokenizer")}
     return digest(parts)[:16]
 

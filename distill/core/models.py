@@ -19,6 +19,9 @@ EMBEDDED = {"embedded-teacher": "teachers.embedded", "embedded-student": "studen
 SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
 """What is fetched from the Hub: no pickles, no code."""
 
+TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+"""What of it is there without the weights."""
+
 
 class ModelConfig(Settings):
     """A model by name."""
@@ -47,12 +50,26 @@ def looks_local(model: str) -> bool:
     return model.startswith((".", "/", "~")) or model.endswith(".gguf") or model.count("/") != 1
 
 
+def resolve_text(model: str, revision: str | None = None) -> Path:
+    """As `resolve`, but of a model on the Hub only tokenizer and configuration are fetched: megabytes, no weights."""
+    return _resolve(model, revision, TEXT_FILES)
+
+
+def on_hub(model: str) -> bool:
+    """Whether a name can only be a model of the Hub, so that looking at it may need the network."""
+    return not is_embedded(model) and not looks_local(model) and not Path(model).expanduser().exists()
+
+
 def resolve(model: str, revision: str | None = None) -> Path:
     """The local folder (or .gguf file) of a model; a Hub id is downloaded once by huggingface_hub.
 
     Raises ConfigError if it is neither an embedded name nor an existing path and can be no Hub id, DistillError if the
     Hub does not give it.
     """
+    return _resolve(model, revision, SAFE_FILES)
+
+
+def _resolve(model: str, revision: str | None, wanted: list[str]) -> Path:
     if model in EMBEDDED:
         spec = importlib.util.find_spec(EMBEDDED[model])
         if spec is None or spec.origin is None:
@@ -70,7 +87,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=SAFE_FILES))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DistillError(f"model `{model}`: cannot be fetched from the Hub ({reason})") from error

@@ -154,6 +154,17 @@ class ChoiceOf:
             rest = {primary: rest}
         return Choice(self.package, self.tag, name, config_class.model_validate(rest))
 
+    def is_another(self, under: Any, over: Any) -> bool:
+        """Whether `over`, as it is written in a file, names a plug-in, and another one than `under` does.
+
+        Settings of one plug-in are no settings of another: such a choice is replaced, not merged into.
+        """
+        try:
+            first, second = self._split(under)[0], self._split(over)[0]
+        except PydanticCustomError:
+            return False  # settings without a name, laid on a choice: they belong to the one that is there
+        return first != second and (second in names(self.package) or "." in second)
+
     def _split(self, value: Any) -> tuple[str, Any]:
         if isinstance(value, str):
             return value, {}

@@ -21,9 +21,10 @@ class Progress:
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done = 0
+        self._skipped = 0
         self.amounts: dict[str, float] = {}
         self._live: Live | None = None
-        self._note = ""
+        self._notes: tuple[str, ...] = ()
 
     def __enter__(self) -> Progress:
         self._start_s = time.monotonic()
@@ -42,22 +43,30 @@ class Progress:
         for name, amount in amounts.items():
             self.amounts[name] = self.amounts.get(name, 0.0) + amount
 
-    def note(self, text: str) -> None:
-        """Show a short text beside the rate (the loss, say)."""
-        self._note = text
+    def skip(self, n: int) -> None:
+        """Count `n` units as done before: they are in no rate and no forecast."""
+        self.done += n
+        self._skipped += n
+
+    def note(self, *texts: str) -> None:
+        """Show short texts (the loss, say), on a line below."""
+        self._notes = texts
 
     def _text(self) -> Text:
         from rich.text import Text
 
-        return Text("  ".join(self._parts()), no_wrap=True, overflow="ellipsis")
+        lines = ["  ".join(self._parts()), *([" " * 10 + "  ".join(self._notes)] if self._notes else [])]
+        return Text("\n".join(lines), no_wrap=True, overflow="ellipsis")
 
     def _parts(self) -> list[str]:
         elapsed_s = max(time.monotonic() - self._start_s, 1e-9)
-        parts = [f"{self.label:<9} {self.done:,} of {self.total:,} {self.unit}", *([self._note] if self._note else [])]
-        parts.append(f"{self.done / elapsed_s:,.1f}/s")
+        here = self.done - self._skipped
+        parts = [f"{self.label:<9} {self.done:,} of {self.total:,} {self.unit}"]
+        if here:
+            parts.append(f"{here / elapsed_s:,.1f}/s" if here >= elapsed_s else f"{elapsed_s / here:,.1f} s each")
         parts += [f"{short(amount / elapsed_s)} {name}/s" for name, amount in self.amounts.items()]
-        if 0 < self.done < self.total and self._live is not None:
-            parts.append(f"{duration(elapsed_s / self.done * (self.total - self.done))} left")
+        if here and self.done < self.total and self._live is not None:
+            parts.append(f"{duration(elapsed_s / here * (self.total - self.done))} left")
         return parts
 
     def __exit__(
@@ -68,7 +77,7 @@ class Progress:
             self._live = None
         if self.done:
             elapsed_s = time.monotonic() - self._start_s
-            print("  ".join([*self._parts(), f"{elapsed_s:,.1f} s"]), file=sys.stderr, flush=True)
+            print("  ".join([*self._parts(), *self._notes, f"{elapsed_s:,.1f} s"]), file=sys.stderr, flush=True)
 
 
 def short(amount: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from distill.core.records import (
@@ -32,7 +32,8 @@ class TokenLogprobs:
     n completion tokens, k recorded entries. `ids_NK` int32, distinct in a row, most probable first; `logprobs_NK`
     float32 in nats; `tail_N` float32 log of the probability mass outside the k ids; `realised_N` float32
     log-probability of the token that was drawn, also when it is outside the top k; `present_N` bool, False where the
-    engine gave nothing for that token (its other entries are then meaningless).
+    engine gave nothing for that token (its other entries are then meaningless). `tails` has float32 [N] a recorded
+    temperature T other than 1: log of the sum of p^(1/T) outside the k ids, NaN where it was not recorded.
     """
 
     ids_NK: NDArray[np.int32]
@@ -40,6 +41,47 @@ class TokenLogprobs:
     tail_N: NDArray[np.float32]
     realised_N: NDArray[np.float32]
     present_N: NDArray[np.bool_]
+    tails: Mapping[float, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SampledLogprobs:
+    """Draws from the teacher's whole distribution at temperature 1, for the tokens of one completion.
+
+    n completion tokens, e entries over all of them: row j has the entries `offset[j]` to `offset[j + 1]`, one a
+    distinct id. `offset` int64 [n + 1]; `ids_E` int32, ascending in a row; `counts_E` int32, how often each was drawn
+    (a row's sum is the number of draws); `logprobs_E` float32 log p of each, None where only temperature 1 was asked
+    for. `entropy_N` float32 in nats of the whole distribution; `realised_N` and `present_N` as in `TokenLogprobs`; an
+    absent row has no entries. `normalisers` and `entropies` have float32 [n] a temperature T other than 1: log of the
+    sum of p^(1/T) over the vocabulary, and the entropy of the distribution at T.
+    """
+
+    offset: NDArray[np.int64]
+    ids_E: NDArray[np.int32]
+    counts_E: NDArray[np.int32]
+    logprobs_E: NDArray[np.float32] | None
+    entropy_N: NDArray[np.float32]
+    realised_N: NDArray[np.float32]
+    present_N: NDArray[np.bool_]
+    normalisers: Mapping[float, NDArray[np.float32]] = field(default_factory=dict)
+    entropies: Mapping[float, NDArray[np.float32]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """What to keep of a teacher's distribution: its `top_k` largest entries, or `draws` ids drawn from it.
+
+    `temperatures` are those other than 1 at which a loss will soften it: each needs a figure of its own, which can
+    only be taken from the whole distribution.
+    """
+
+    top_k: int = 0
+    draws: int = 0
+    temperatures: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.top_k and self.draws:
+            raise ValueError("either the largest entries are kept or drawn ones, not both")
 
 
 @dataclass(frozen=True)
@@ -136,10 +178,13 @@ class Engine(Protocol):
         Raises DistillError before drawing anything if a prompt and its `max_tokens` cannot fit the context.
         """
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
-        """Yield (key, log-probabilities of the completion tokens at temperature 1), in any order.
+    def score(
+        self, requests: Iterable[ScoreRequest], keep: Keep
+    ) -> Iterator[tuple[str, TokenLogprobs | SampledLogprobs]]:
+        """Yield (key, what is to be kept of the completion tokens' distributions), in any order.
 
-        Raises DistillError if the engine cannot score given ids.
+        `SampledLogprobs` where `keep.draws` is set, with noise that depends on the request's key alone. Raises
+        DistillError if the engine cannot score given ids, or cannot keep that of them.
         """
 
     def close(self) -> None:

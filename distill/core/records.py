@@ -64,13 +64,14 @@ def problem_id(messages: tuple[Message, ...]) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How one answer is drawn. Every field but `max_tokens` and `top_logprobs` is part of the sample's key.
+    """How one answer is drawn. Every field but `max_tokens` and those of log-probabilities is part of the sample's key.
 
     `temperature` 0 is greedy; `temperature` or `top_p` None is not sent to a server that takes none (local engines
     refuse it). `thinking` None leaves the template's default; False asks for the no-think form. `arguments` is what
     else a served model is asked with (`{"reasoning_effort": "high"}`), under the server's own names.
     `max_tokens` limits the completion (prefill not counted). `top_logprobs` is how many log-probabilities to record
-    per token (0: none); it does not change what is drawn.
+    per token (0: none), `logprob_temperatures` at which others than 1 a loss will soften them; neither changes what is
+    drawn.
     """
 
     temperature: float | None = 0.6
@@ -81,6 +82,7 @@ class Sampling:
     max_tokens: int = 512
     top_logprobs: int = 0
     arguments: dict[str, Any] = field(default_factory=dict)
+    logprob_temperatures: tuple[float, ...] = ()
 
     def numbers(self) -> tuple[float, float]:
         """Temperature and top_p, for engines that draw themselves. Raises DistillError where one is not set."""
@@ -250,3 +252,17 @@ class Trace:
     """Share of the votes that a majority label had; None for other labels."""
     origin: dict[str, Any] = field(default_factory=dict)
     """Where an imported trace is from, as in `Sample`."""
+
+
+@dataclass(frozen=True)
+class TraceTokens:
+    """Ids that stand for a trace in its teacher's tokens, where they were made of its text by the scoring pass.
+
+    A training row of these very ids has teacher rows. `tokenizer` is the fingerprint of the tokenizer that made them.
+    """
+
+    key: str
+    prompt_ids: tuple[int, ...]
+    prefill_ids: tuple[int, ...]
+    completion_ids: tuple[int, ...]
+    tokenizer: str

@@ -1,10 +1,11 @@
-"""What a stage is: a module with `Config`, `VERSION`, `run`, and, where they are needed, `externals` and
-`keyed`.
+"""What a stage is: a module with `Config`, `VERSION`, `run`, and, where they are needed, `externals`, `keyed` and
+`unread`.
 
     VERSION = 1                                    # raised when the stage's meaning changes: old results go stale
     class Config(Settings): ...                    # its section of the experiment
     def externals(sections) -> dict[str, str]      # content hashes of model folders and files that it reads
     def keyed(sections) -> dict[str, Any]          # the settings that count, where not all of its sections do
+    def unread(sections) -> set[str]               # inputs that these settings leave alone, where not all are read
     def run(stage: StageRun) -> Report             # reads stage.inputs, writes into stage.out; nothing else
 
 The pipeline owns keys, folders, locks and manifests; a stage never writes its own manifest.
@@ -47,6 +48,8 @@ class StageRun:
     sections: Mapping[str, Settings]
     seed: int
     workspace: Workspace
+    launch: str | None = None
+    """Processes for a stage that can use several (`train`): a number, or accelerate's configuration file."""
 
     @property
     def work(self) -> Path:

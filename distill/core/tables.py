@@ -57,6 +57,14 @@ def records(batch: pa.RecordBatch | pa.Table, kind: type[R]) -> list[R]:
     return [from_dict(row, kind) for row in batch.to_pylist()]
 
 
+def column(path: Path, name: str) -> list[Any]:
+    """One column of a file, without reading the others."""
+    import pyarrow.parquet as pq
+
+    values: list[Any] = pq.read_table(path, columns=[name])[name].to_pylist()
+    return values
+
+
 def batches(path: Path, kind: type[R], batch_rows: int = 4096) -> Iterator[pa.RecordBatch]:
     """Read a file in batches, still as Arrow: small to hand to another process. Raises DistillError as `read` does."""
     import pyarrow.parquet as pq

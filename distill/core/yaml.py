@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ import yaml
 from distill.core.errors import ConfigError
 
 Key = tuple[str | int, ...]
+
+Replaces = Callable[[Key, Any, Any], bool]
+"""(key, what is there, what is laid on it) -> whether it takes its place rather than merging with it."""
 
 MAX_VALUES = 50_000
 """An experiment has some dozens; nested aliases could otherwise expand without end."""
@@ -54,10 +58,13 @@ class Document:
         marks = {path[len(key) :]: mark for path, mark in self.marks.items() if path[: len(key)] == key}
         return Document(data, marks)
 
-    def merged(self, over: Document) -> Document:
-        """This document with `over` laid on it: mappings merge key by key, anything else is replaced whole."""
+    def merged(self, over: Document, replaces: Replaces = lambda *_: False) -> Document:
+        """This document with `over` laid on it: mappings merge key by key, anything else is replaced whole.
+
+        So are mappings of which `replaces(key, under, over)` says it.
+        """
         result = Document(copy.deepcopy(self.data), dict(self.marks))
-        _merge(result.data, over.data, (), result.marks, over.marks)
+        _merge(result.data, over.data, (), result.marks, over.marks, replaces)
         return result
 
 
@@ -171,11 +178,14 @@ def _build(node: yaml.Node, key: Key, marks: dict[Key, Mark], shown: str, above:
     return int(text.replace("_", "")) if tag == "int" else float(text.replace("_", ""))
 
 
-def _merge(base: dict[str, Any], over: dict[str, Any], key: Key, marks: dict[Key, Mark], new: dict[Key, Mark]) -> None:
+def _merge(
+    base: dict[str, Any], over: dict[str, Any], key: Key, marks: dict[Key, Mark], new: dict[Key, Mark],
+    replaces: Replaces,
+) -> None:  # fmt: skip
     for name, value in over.items():
         here = (*key, name)
-        if isinstance(value, dict) and isinstance(base.get(name), dict):
-            _merge(base[name], value, here, marks, new)
+        if isinstance(value, dict) and isinstance(base.get(name), dict) and not replaces(here, base[name], value):
+            _merge(base[name], value, here, marks, new, replaces)
             continue
         for old in [path for path in marks if path[: len(here)] == here]:
             del marks[old]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distill.core.protocols import TokenLogprobs
 from distill.core.records import Sampling
+from distill.core.shards import narrow
 from distill.decoding.cache import Layers, RowCache
 from distill.decoding.draw import HEAD, Settings, draw, logprobs, rank
 from distill.decoding.steady import Shapes
@@ -69,9 +70,13 @@ class Batch:
     have ended for rows from the back to fill the holes and every step to be a multiple shorter.
     """
 
-    def __init__(self, model: Stepper, rows: Sequence[Row], slots: int, top_k: int) -> None:
-        """Read the prompts of `rows` (one to `slots`). `top_k` log-probabilities are recorded a token."""
-        self.model, self.slots, self.top_k = model, slots, top_k
+    def __init__(
+        self, model: Stepper, rows: Sequence[Row], slots: int, top_k: int, temperatures: Sequence[float] = ()
+    ) -> None:
+        """Read the prompts of `rows` (one to `slots`). `top_k` log-probabilities are recorded a token, with their tail
+        term at each of the `temperatures` other than 1.
+        """
+        self.model, self.slots, self.top_k, self.temperatures = model, slots, top_k, tuple(temperatures)
         whole = self._whole(len(rows))
         self.rows: list[Row | None] = [*rows, *[None] * (whole - len(rows))]
         self.alive = len(rows)
@@ -98,6 +103,7 @@ class Batch:
                 "top": np.zeros((whole, width, top_k), np.float32),
                 "tail": np.zeros((whole, width), np.float32),
                 "realised": np.zeros((whole, width), np.float32),
+                "tails": np.zeros((whole, width, len(self.temperatures)), np.float32),
             }
         self._fill_noise(0)
         self._settings: Settings | None = None
@@ -119,8 +125,11 @@ class Batch:
             where = logits_BV.device
             drawn_B = draw(ranked, self._row_settings(where), torch.from_numpy(self._steps["noise"][here]).to(where))
             if self.top_k:
-                got = logprobs(ranked, drawn_B, self.top_k)
-                kept = {"top_ids": got.ids_BK, "top": got.logprobs_BK, "tail": got.tail_B, "realised": got.realised_B}
+                got = logprobs(ranked, drawn_B, self.top_k, self.temperatures)
+                kept = {
+                    "top_ids": got.ids_BK, "top": got.logprobs_BK, "tail": got.tail_B, "realised": got.realised_B,
+                    "tails": got.tails_TB.T,
+                }  # fmt: skip
                 for name, values in kept.items():
                     self._steps[name][here] = values.cpu().numpy()
             ended_B = self.model.ends(drawn_B).cpu().numpy()
@@ -187,24 +196,29 @@ class Batch:
         assert row is not None
         row.ids = self.drawn(b)
         if row.sampling.top_logprobs:
-            row.logprobs = self._recorded(b, row.sampling.top_logprobs)
+            row.logprobs = self._recorded(b, row.sampling)
         self.rows[b] = None
         self.alive -= 1
         for column in self._state.values():
             column[b] = 0
         return row
 
-    def _recorded(self, b: int, k: int) -> TokenLogprobs:
-        """A row's log-probabilities; entries beyond what it asked for go to its tail."""
-        part = {name: column[b, : self._state["drawn"][b]] for name, column in self._steps.items()}
-        tail_N = np.logaddexp.reduce([part["tail"], *part["top"][:, k:].T], axis=0)
-        return TokenLogprobs(
-            ids_NK=part["top_ids"][:, :k].copy(),
-            logprobs_NK=part["top"][:, :k].copy(),
-            tail_N=tail_N,
-            realised_N=part["realised"].copy(),
-            present_N=np.ones(len(tail_N), np.bool_),
+    def _recorded(self, b: int, sampling: Sampling) -> TokenLogprobs:
+        """A row's log-probabilities; entries beyond what it asked for go to its tails."""
+        part = {name: column[b, : self._state["drawn"][b]].copy() for name, column in self._steps.items()}
+        whole = TokenLogprobs(
+            ids_NK=part["top_ids"],
+            logprobs_NK=part["top"],
+            tail_N=part["tail"],
+            realised_N=part["realised"],
+            present_N=np.ones(len(part["tail"]), np.bool_),
+            tails={
+                t: part["tails"][:, place]
+                for place, t in enumerate(self.temperatures)
+                if t in sampling.logprob_temperatures
+            },
         )
+        return narrow(whole, sampling.top_logprobs)
 
     def _close_up(self) -> None:
         """Fill holes with rows from the back, once that makes every step shorter."""

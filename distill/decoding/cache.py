@@ -91,8 +91,9 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # transforme
         at = self.owner
         if key_states.shape[2] != 1:
             raise ValueError(f"a step feeds one token a row, not {key_states.shape[2]}")
-        self.keys[at.rows_B, :, at.length_B] = key_states[:, :, 0]
-        self.values[at.rows_B, :, at.length_B] = value_states[:, :, 0]
+        # Under autocast float32 weights make keys of one precision and values of another.
+        self.keys[at.rows_B, :, at.length_B] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[at.rows_B, :, at.length_B] = value_states[:, :, 0].to(self.values.dtype)
         n = len(at.rows_B)
         return self.keys[:n, :, : at.span], self.values[:n, :, : at.span]
 

@@ -3,12 +3,13 @@
 Every row is treated by itself: what is drawn for one depends on its logits, its settings and its own noise, never on
 the rows beside it. All sums are done in float64.
 
-Shapes: B rows, V vocabulary entries, K entries kept of a row.
+Shapes: B rows, V vocabulary entries, K entries kept of a row, S draws of a row, T temperatures other than 1.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,24 +105,86 @@ def _invert(ranked: Ranked, settings: Settings, noise_B: Tensor) -> tuple[Tensor
 
 @dataclass(frozen=True)
 class StepLogprobs:
-    """Log-probabilities of one step at temperature 1: the K largest, the mass outside them, the drawn token's."""
+    """Log-probabilities of one step at temperature 1: the K largest, the mass outside them, the drawn token's.
+
+    `tails_TB` has the tail term of each other temperature that was asked for: log of the sum of p^(1/T) outside.
+    """
 
     ids_BK: Tensor
     logprobs_BK: Tensor
     tail_B: Tensor
     realised_B: Tensor
+    tails_TB: Tensor
 
 
-def logprobs(ranked: Ranked, drawn_B: Tensor, n: int) -> StepLogprobs:
+def logprobs(ranked: Ranked, drawn_B: Tensor, n: int, temperatures: Sequence[float] = ()) -> StepLogprobs:
     """What to record of a step, from the raw logits. `ranked` holds at least `n` entries a row, or all of them.
 
-    The tail is the log of the sum over the entries outside, not of one minus the sum inside, so a mass of 1e-30 is
-    exact too; it is -inf where nothing is outside. float64 inside, float32 out.
+    A tail is the log of the sum over the entries outside, not of one minus the sum inside, so a mass of 1e-30 is exact
+    too; it is -inf where nothing is outside. float64 inside, float32 out.
     """
-    logits_BV = ranked.logits_BV.double()
+    logits_BV = ranked.logits_BV.to(torch.float64, copy=True)  # overwritten below
     normaliser_B = logits_BV.logsumexp(dim=1)
     ids_BK = ranked.ids_BK[:, :n]
     inside_BK = ranked.values_BK[:, :n].double() - normaliser_B[:, None]
-    tail_B = logits_BV.scatter(1, ids_BK, -float("inf")).logsumexp(dim=1) - normaliser_B
     realised_B = logits_BV.gather(1, drawn_B[:, None])[:, 0] - normaliser_B
-    return StepLogprobs(ids_BK, inside_BK.float(), tail_B.float(), realised_B.float())
+    outside_BV = logits_BV.scatter_(1, ids_BK, -float("inf"))
+    tail_B = outside_BV.logsumexp(dim=1) - normaliser_B
+    softer = [(outside_BV / t).logsumexp(dim=1) - normaliser_B / t for t in temperatures]
+    tails_TB = torch.stack(softer) if softer else tail_B.new_zeros((0, len(tail_B)))
+    return StepLogprobs(ids_BK, inside_BK.float(), tail_B.float(), realised_B.float(), tails_TB.float())
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """S ids drawn from each of B distributions at temperature 1, and what their use at other temperatures needs.
+
+    `ids_BS` int64, ascending in a row, repeated as often as drawn, and their log-probabilities. `entropy_B` nats of the
+    whole distribution, `realised_B` as in `StepLogprobs`. For each other temperature T: log of the sum of p^(1/T), and
+    the entropy of the distribution at T.
+    """
+
+    ids_BS: Tensor
+    logprobs_BS: Tensor
+    entropy_B: Tensor
+    realised_B: Tensor
+    normalisers_TB: Tensor
+    entropies_TB: Tensor
+
+
+def draw_many(logits_BV: Tensor, drawn_B: Tensor, noise_BS: Tensor, temperatures: Sequence[float] = ()) -> StepDraws:
+    """Draw S ids a row from the softmax of its logits, one from each S-th of the cumulative distribution.
+
+    `noise_BS` (float64 in [0, 1)) is where in its S-th each draw falls. An id of probability p is drawn S p times in
+    the mean, as if the draws were independent, and with less variance than those have (stratified sampling).
+    """
+    logp_BV = logits_BV.double()
+    logp_BV = logp_BV - logp_BV.logsumexp(dim=1, keepdim=True)
+    realised_B = logp_BV.gather(1, drawn_B[:, None])[:, 0]
+    probability_BV = logp_BV.exp()
+    entropy_B = _entropy(probability_BV, logp_BV)
+    reached_BV = probability_BV.cumsum(dim=1)
+    strata_S = torch.arange(noise_BS.shape[1], dtype=torch.float64, device=noise_BS.device)
+    whole_B1 = reached_BV[:, -1:]
+    point_BS = (strata_S + noise_BS) / noise_BS.shape[1] * whole_B1
+    point_BS = point_BS.minimum(whole_B1.nextafter(torch.zeros_like(whole_B1)))  # rounding must not reach the end
+    ids_BS = torch.searchsorted(reached_BV, point_BS, right=True)
+    drawn_BS = logp_BV.gather(1, ids_BS)
+    normalisers, entropies = [], []
+    for t in temperatures:
+        softer_BV = logp_BV / t
+        normaliser_B = softer_BV.logsumexp(dim=1)
+        softer_BV -= normaliser_B[:, None]
+        normalisers.append(normaliser_B)
+        entropies.append(_entropy(softer_BV.exp(), softer_BV))
+    none_TB = entropy_B.new_zeros((0, len(entropy_B)))
+    return StepDraws(
+        ids_BS, drawn_BS.float(), entropy_B.float(), realised_B.float(),
+        (torch.stack(normalisers) if normalisers else none_TB).float(),
+        (torch.stack(entropies) if entropies else none_TB).float(),
+    )  # fmt: skip
+
+
+def _entropy(probability_BV: Tensor, logp_BV: Tensor) -> Tensor:
+    """-sum p log p; an entry without any probability adds nothing, also where its logarithm is -inf."""
+    return -(probability_BV * logp_BV.clamp(min=torch.finfo(logp_BV.dtype).min)).sum(dim=1)

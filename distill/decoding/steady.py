@@ -54,7 +54,9 @@ def measure(model: Any, most_rows: int) -> Shapes:
 
 
 def _weights(model: Any) -> list[torch.Tensor]:
-    return [module.weight for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    """The matrices of all linear layers. One in 4 bits is unpacked before it is multiplied: any of its shape does."""
+    linears = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    return [m.weight if m.weight.is_floating_point() else _noise(m.out_features, m.in_features) for m in linears]
 
 
 def _noise(*shape: int) -> torch.Tensor:
@@ -62,13 +64,13 @@ def _noise(*shape: int) -> torch.Tensor:
 
 
 def _rows_agree(weight: torch.Tensor, multiple: int, most: int) -> bool:
-    x = _noise(max(most, multiple), weight.shape[1])
+    x = _noise(max(most, multiple), weight.shape[1]).to(weight.dtype)
     whole = linear(x, weight)
     return all(torch.equal(linear(x[:n], weight), whole[:n]) for n in range(multiple, len(x), multiple))
 
 
 def _prefill_agrees(weight: torch.Tensor) -> bool:
-    x = _noise(1024, weight.shape[1])
+    x = _noise(1024, weight.shape[1]).to(weight.dtype)
     whole = linear(x, weight)
     return all(torch.equal(linear(x[:n], weight), whole[:n]) for n in (32, 96, 512))
 

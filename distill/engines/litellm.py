@@ -30,6 +30,12 @@ EXTRA = {"litellm": "litellm"}
 SERVED = True
 """The provider has its own name for the model, which is no file or Hub id."""
 
+SCORES = False
+"""Providers give log-probabilities of what they draw, if any."""
+
+LARGEST_ONLY = True
+"""A server sends the largest log-probabilities of a token, never all of them."""
+
 
 class Config(ServedSettings):
     """Settings of the `litellm` engine. The model is named as litellm names it: `anthropic/claude-...`."""

@@ -26,7 +26,7 @@ from distill.core.config import Settings, Unkeyed, digest
 from distill.core.errors import DistillError
 from distill.core.files import read_json
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.text.chat import Prompt, decode
 from distill.text.think import CLOSE, OPEN, thinking_length
@@ -45,6 +45,13 @@ UNBOUNDED = 1 << 20
 
 FIRST_CONTEXT = 1024
 """Tokens a slot has at least, so that a server seldom has to be started again for a longer request."""
+
+
+SCORES = False
+"""The server gives log-probabilities of what it draws, not of given ids."""
+
+LARGEST_ONLY = True
+"""It sends the largest log-probabilities of a token, never all of them."""
 
 
 class Config(Settings):
@@ -155,9 +162,9 @@ class LlamaCppEngine:
         """Tokens that an answer to these messages may have."""
         return max(0, (self.context or UNBOUNDED) - len(self._prompt(tuple(messages), thinking).ids))
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         """Refused: the server gives log-probabilities of what it draws, not of given ids."""
-        del requests, top_k
+        del requests, keep
         raise DistillError(
             f"model {self.identity.name}: engine `llamacpp` cannot score given tokens; score with engine `transformers`"
         )

@@ -10,26 +10,27 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, field_validator, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from distill.core import fingerprint
 from distill.core.config import Unkeyed, digest
 from distill.core.errors import ConfigError, DistillError
 from distill.core.files import read_json
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Request
+from distill.core.protocols import Completion, Request, ScoreRequest
 from distill.core.records import ModelIdentity
 from distill.served import wire
 from distill.served.client import Client, Timeouts
 from distill.served.endpoints import Endpoint, Endpoints
 from distill.served.engine import ServedEngine
 from distill.served.faults import Fault
+from distill.served.scoring import ScoreSender
 from distill.served.settings import ServedSettings, declared
 
 SERVED = True
@@ -53,6 +54,9 @@ CONTEXT_NAMES = ("max_model_len", "n_ctx", "context_length", "context_window", "
 KEPT_PROMPTS = 1024
 """Prompts whose rendering or length is remembered: all samples of a problem share one."""
 
+LARGEST_ONLY = True
+"""A server sends the largest log-probabilities of a token, never all of them."""
+
 
 class Config(ServedSettings):
     """Settings of the `openai` engine."""
@@ -74,6 +78,9 @@ class Config(ServedSettings):
     `api: completions`, which otherwise gets the messages' bare text."""
     limit_field: Annotated[Literal["max_tokens", "max_completion_tokens"] | None, Unkeyed] = None
     """The body's name for the limit. None: `max_completion_tokens` at api.openai.com, `max_tokens` elsewhere."""
+    scored_tokens: Annotated[PositiveInt, Unkeyed] = 8192
+    """Tokens in flight at once while a vLLM server scores given ones (`score:`); a longer trace goes alone. It makes
+    logits of all of them, which take 6 bytes a vocabulary entry: 7 GiB for 8,192 tokens and 152k entries."""
     stream: Annotated[bool, Unkeyed] = False
     """Take answers as a stream of events: keeps gateways from giving up on long ones, at more CPU for each token."""
     connect_s: Annotated[PositiveFloat, Unkeyed] = 10.0
@@ -140,7 +147,13 @@ def _vocab_size(folder: Path) -> int:
 def build(config: Config, model: str, revision: str | None = None) -> ServedEngine:
     """Make the engine. Raises ConfigError for a key that is not in the environment; nothing is sent yet."""
     identity, endpoints = identify(config, model, revision), Endpoints(config.urls)
-    return ServedEngine("openai", identity, config, Sender(config, model, identity, endpoints), endpoints)
+    sender = Sender(config, model, identity, endpoints)
+
+    def scorer(asked: Mapping[str, ScoreRequest], top_k: int) -> ScoreSender:
+        size = identity.vocab_size or 0
+        return ScoreSender(sender, asked, top_k, sender.form.model, size, config.scored_tokens)
+
+    return ServedEngine("openai", identity, config, sender, endpoints, scorer)
 
 
 class Sender:
@@ -228,6 +241,11 @@ class Sender:
         if self.heard is not None:
             self.heard(body, reply)
         return self._without_stop(wire.parse(reply, request, self.form, rendered, self.remarks))
+
+    async def complete(self, body: dict[str, Any], endpoint: Endpoint) -> Any:
+        """POST to the completions API of an endpoint and decode the reply. Raises Fault."""
+        assert self._client is not None
+        return await self._client.post(f"{endpoint.url}/completions", body)
 
     def _without_stop(self, completion: Completion) -> Completion:
         """`transformers serve` leaves the text of the stop token at the end of some models' answers."""

@@ -24,7 +24,7 @@ from distill.core import jsonl, tables
 from distill.core.config import Settings, digest
 from distill.core.errors import DistillError
 from distill.core.files import sha256_file
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sample, Sampling, sample_key
 from distill.text.think import split_think
 
@@ -37,6 +37,10 @@ UNBOUNDED = 1 << 20
 
 CUT = ("length", "max_tokens", "truncated")
 """How files say that a response was cut."""
+
+
+SCORES = False
+"""A recording knows nothing of other tokens than its own."""
 
 
 class Config(Settings):
@@ -133,9 +137,9 @@ class ReplayEngine:
         del messages, thinking
         return UNBOUNDED
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         """Refused: a recording knows nothing of other tokens."""
-        del requests, top_k
+        del requests, keep
         raise DistillError("engine `replay` cannot score given tokens; score with the model itself")
 
     def _find(self, request: Request) -> Sample | str:

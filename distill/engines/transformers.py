@@ -21,16 +21,17 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import PositiveInt
 
+from distill import nf4
 from distill.core import models
 from distill.core.config import Settings, Unkeyed, digest
 from distill.core.device import DeviceName, DtypeName, Placement, place
 from distill.core.errors import DistillError
 from distill.core.models import base_of, resolve
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, SampledLogprobs, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.text.think import thinking_length
 
@@ -68,6 +69,9 @@ class Config(Settings):
     """cuda, mps or cpu; auto takes the first that is there."""
     dtype: DtypeName = "auto"
     """bf16, fp16 or fp32; auto takes what suits the device (fp32 on a CPU)."""
+    quantization: Literal["nf4"] | None = None
+    """`nf4` loads the weights in 4 bits (bitsandbytes, extra `qlora`), the head aside: a quarter of the memory, and
+    another model: answers and log-probabilities are kept apart from those in full."""
     slots: Annotated[PositiveInt | None, Unkeyed] = None
     """Answers drawn side by side. None: as many as memory allows, up to 128 on a CPU and 256 on a GPU."""
 
@@ -75,11 +79,14 @@ class Config(Settings):
 def identify(config: Config, model: str, revision: str | None = None) -> ModelIdentity:
     """Content hash of a model folder; of an adapter folder together with its base model's.
 
-    A precision that was asked for is part of it: answers in bf16 do not stand for those in fp32.
+    A precision that was asked for is part of it: answers in bf16 do not stand for those in fp32, nor those in 4 bits.
     """
     _folder(model, revision)
     own = models.identify(model, revision)
-    return own if config.dtype == "auto" else replace(own, id=digest([own.id, config.dtype])[:32])
+    held = [] if config.quantization is None else [config.quantization]
+    if config.dtype == "auto" and not held:
+        return own
+    return replace(own, id=digest([own.id, config.dtype, *held])[:32])
 
 
 def build(config: Config, model: str, revision: str | None = None) -> TransformersEngine:
@@ -96,41 +103,74 @@ class TransformersEngine:
         import torch
         from transformers import GenerationConfig
 
-        from distill.decoding.steady import LOOSE, measure
-        from distill.text.chat import load_tokenizer, stop_ids, vocabulary_size
+        from distill.text.chat import load_tokenizer, stop_ids
 
         folder = _folder(model, revision)
         base = base_of(folder)
         whole = folder if base is None or (folder / "tokenizer.json").exists() else _folder(base)
-        self.identity = identify(config, model, revision)
-        self.placement = place(config.device, config.dtype)
-        self.device = torch.device(self.placement.device)
-        self.tokenizer = load_tokenizer(whole)
-        self.vocab_size = vocabulary_size(self.tokenizer)
-        self._model = _load(folder, base, self.placement)
-        rows = self._model.get_input_embeddings().weight.shape[0]
-        if self.vocab_size > rows:
-            raise DistillError(f"{folder}: the tokenizer has {self.vocab_size} entries, the model only {rows} rows")
+        placement = place(config.device, config.dtype)
+        tokenizer = load_tokenizer(whole)
+        loaded = _load(folder, base, placement, config.quantization is not None)
         with_settings = [f for f in (folder, whole) if (f / "generation_config.json").exists()]
         read = GenerationConfig.from_pretrained
-        generation = read(with_settings[0]) if with_settings else self._model.generation_config
-        self.stops = frozenset(stop_ids(self.tokenizer, generation))
-        if not self.stops:
+        generation = read(with_settings[0]) if with_settings else loaded.generation_config
+        stops = frozenset(stop_ids(tokenizer, generation))
+        if not stops:
             raise DistillError(f"{folder}: neither generation_config.json nor the tokenizer names a token to stop at")
+        self._slots = config.slots
+        self._take(loaded, tokenizer, stops, placement, identify(config, model, revision), folder)
+        weights_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
+        self._small = placement.device == "cpu" and weights_bytes <= SMALL_BYTES
+        self._workers = torch.get_num_threads() if self._small else 1
+        self._find_shapes()
+
+    @classmethod
+    def around(
+        cls, model: Any, tokenizer: Any, stops: frozenset[int], placement: Placement, identity: ModelIdentity
+    ) -> TransformersEngine:
+        """An engine on a model that is in memory and stays its owner's: a student while it trains.
+
+        It works in the caller's thread alone, so that the caller's autocast holds. The owner puts the model into
+        evaluation mode before, and does not `close` the engine to free it.
+        """
+        engine = cls.__new__(cls)
+        engine._slots, engine._small, engine._workers = None, False, 1
+        engine._take(model, tokenizer, stops, placement, identity, Path(identity.name))
+        engine._find_shapes()
+        return engine
+
+    def _take(
+        self, model: Any, tokenizer: Any, stops: frozenset[int], placement: Placement, identity: ModelIdentity,
+        folder: Path,
+    ) -> None:  # fmt: skip
+        """Hold a model with its text side; `folder` is what errors name."""
+        import torch
+
+        from distill.text.chat import vocabulary_size
+
+        self.identity, self.placement, self.stops, self.tokenizer = identity, placement, stops, tokenizer
+        self.device = torch.device(placement.device)
+        self._model = model
+        self.vocab_size = vocabulary_size(tokenizer)
+        rows = model.get_input_embeddings().weight.shape[0]
+        if self.vocab_size > rows:
+            raise DistillError(f"{folder}: the tokenizer has {self.vocab_size} entries, the model only {rows} rows")
         self._stops_V = torch.zeros(self.vocab_size, dtype=torch.bool, device=self.device)
         self._stops_V[[stop for stop in self.stops if stop < self.vocab_size]] = True
-        self._slots = config.slots
-        self._dtype: torch.dtype = getattr(torch, self.placement.dtype)
-        self._shape = self._model.config.get_text_config()
+        self._dtype: torch.dtype = getattr(torch, placement.dtype)
+        self._shape = model.config.get_text_config()
         self._windows = _attention_windows(self._shape, folder)
         self.context: int | None = getattr(self._shape, "max_position_embeddings", None)
-        on_cpu = self.device.type == "cpu"
-        weights_bytes = sum(p.numel() * p.element_size() for p in self._model.parameters())
-        self._small = on_cpu and weights_bytes <= SMALL_BYTES
-        self._workers = torch.get_num_threads() if self._small else 1
+
+    def _find_shapes(self) -> None:
+        """Shapes at which a row's bits do not depend on its company, where this device has such."""
+        import torch
+
+        from distill.decoding.steady import LOOSE, measure
+
         self.shapes = LOOSE
-        if on_cpu and self._dtype == torch.float32:
-            most = max(SLOTS["cpu"], config.slots or 0)
+        if self.device.type == "cpu" and self._dtype == torch.float32:
+            most = max(SLOTS["cpu"], self._slots or 0)
             (self.shapes,) = self._spread(lambda: iter([measure(self._model, most)]), 1)
 
     def close(self) -> None:
@@ -155,6 +195,7 @@ class TransformersEngine:
         for row in filter(self._over, planned):
             yield self._completion(row)
         slots, top_k = self._slots_for(pending), max((row.sampling.top_logprobs for row in pending), default=0)
+        softer = sorted({t for row in pending for t in row.sampling.logprob_temperatures})
         lock = threading.Lock()
 
         def take() -> list[Row]:
@@ -169,7 +210,7 @@ class TransformersEngine:
             """A young batch and an old one in turn, until nothing is left to take."""
             old: Batch | None = None
             while rows := take():
-                young = Batch(self, rows, slots, top_k)
+                young = Batch(self, rows, slots, top_k, softer)
                 if pending or old is not None:
                     yield from self._run(young, until=slots // 2)
                 if old is not None:
@@ -344,8 +385,10 @@ class TransformersEngine:
 
     # ---- score
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
-        """Yield the log-probabilities of given completion tokens; see `Engine.score`."""
+    def score(
+        self, requests: Iterable[ScoreRequest], keep: Keep
+    ) -> Iterator[tuple[str, TokenLogprobs | SampledLogprobs]]:
+        """Yield what is to be kept of given completion tokens' distributions; see `Engine.score`."""
         from distill.decoding.batch import padded
 
         asked = sorted(requests, key=_tokens_of)
@@ -367,23 +410,24 @@ class TransformersEngine:
             rows = max(1, min(self.shapes.prefill // width, SCORE_LOGITS // (self.vocab_size * width)))
             groups.extend((width, group[at : at + rows]) for at in range(0, len(group), rows))
 
-        def work() -> Iterator[tuple[str, TokenLogprobs]]:
+        def work() -> Iterator[tuple[str, TokenLogprobs | SampledLogprobs]]:
             while True:
                 try:
                     width, group = groups.popleft()
                 except IndexError:
                     return
-                yield from self._score(group, width, top_k)
+                yield from self._score(group, width, keep)
 
         yield from self._spread(work, self._workers)
 
-    def _score(self, group: list[ScoreRequest], width: int, top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def _score(
+        self, group: list[ScoreRequest], width: int, keep: Keep
+    ) -> Iterator[tuple[str, TokenLogprobs | SampledLogprobs]]:
         """Score requests of one padded width, in pieces of the width where the vocabulary is large."""
-        import numpy as np
         import torch
         from transformers import DynamicCache
 
-        from distill.decoding.draw import logprobs, rank
+        from distill.decoding.record import recorder
 
         ids_BT = torch.zeros((len(group), width), dtype=torch.int64)
         for b, request in enumerate(group):
@@ -391,7 +435,7 @@ class TransformersEngine:
         ids_BT = ids_BT.to(self.device)
         first_logit = min(len(request.prompt_ids) for request in group) - 1
         piece = max(1, SCORE_LOGITS // (self.vocab_size * len(group)))
-        columns: list[list[tuple[Tensor, ...]]] = [[] for _ in group]
+        recorders = [recorder(keep, request.key) for request in group]
         cache = DynamicCache(config=self._model.config)
         with torch.inference_mode():
             for start in range(0, width, piece):
@@ -406,16 +450,13 @@ class TransformersEngine:
                     high = min(_tokens_of(request) - 1, stop)
                     if low >= high:
                         continue
-                    part_NV = logits_BTV[b, low - (stop - kept) : high - (stop - kept)].float()
+                    part_NV = logits_BTV[b, low - (stop - kept) : high - (stop - kept)]
                     drawn_N = ids_BT[b, low + 1 : high + 1]
                     if self.device.type == "mps":
                         part_NV, drawn_N = part_NV.cpu(), drawn_N.cpu()
-                    got = logprobs(rank(part_NV, max(1, top_k)), drawn_N, top_k)
-                    columns[b].append((got.ids_BK, got.logprobs_BK, got.tail_B, got.realised_B))
-        for request, rows in zip(group, columns, strict=True):
-            ids_NK, top_NK, tail_N, realised_N = (torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))
-            present_N = np.ones(len(tail_N), np.bool_)
-            yield request.key, TokenLogprobs(ids_NK.astype(np.int32), top_NK, tail_N, realised_N, present_N)
+                    recorders[b].add(part_NV, drawn_N)
+        for request, recorded in zip(group, recorders, strict=True):
+            yield request.key, recorded.rows()
 
 
 def _tokens_of(request: ScoreRequest) -> int:
@@ -429,15 +470,27 @@ def _folder(model: str, revision: str | None = None) -> Path:
     return path
 
 
-def _load(folder: Path, base: str | None, placement: Placement) -> Any:
-    """The model, in evaluation mode and in place; an adapter is merged into its base."""
+def _load(folder: Path, base: str | None, placement: Placement, quantised: bool = False) -> Any:
+    """The model, in evaluation mode and in place; an adapter is merged into its base.
+
+    One that was trained on a base in 4 bits stays apart, on such a base: it is measured in the graph it was trained in.
+    """
+    if quantised and base is not None:
+        raise DistillError(
+            f"{folder}: is an adapter, and `quantization` takes whole models; merge it (`distill export`)"
+        )
     import torch
     from transformers import AutoModelForCausalLM
 
     whole = folder if base is None else _folder(base)
+    in_4_bits = base is not None and nf4.record_of(folder) is not None
     model: Any
     try:
         with _quiet():
+            if quantised:
+                return nf4.load(folder, placement).eval()
+            if in_4_bits:
+                return _on_4_bits(folder, whole, placement).eval()
             model = AutoModelForCausalLM.from_pretrained(
                 whole, dtype=getattr(torch, placement.dtype), use_safetensors=True, trust_remote_code=False
             )
@@ -449,6 +502,13 @@ def _load(folder: Path, base: str | None, placement: Placement) -> Any:
         reason = str(error).strip().partition("\n")[0]
         raise DistillError(f"{folder}: transformers cannot load it ({reason})") from error
     return model.eval().to(placement.device)
+
+
+def _on_4_bits(folder: Path, base: Path, placement: Placement) -> Any:
+    """The base in 4 bits with the adapter's layers in it."""
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(nf4.load(base, placement), folder).get_base_model()
 
 
 def _attention_windows(shape: Any, folder: Path) -> dict[str, int | None]:

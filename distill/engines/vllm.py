@@ -27,7 +27,7 @@ from distill.core import models, plugins
 from distill.core.config import Settings, Unkeyed, digest
 from distill.core.errors import DistillError, MissingExtra
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.served.logprobs import Row, as_logprobs
 from distill.text.think import thinking_length
@@ -39,6 +39,10 @@ T = TypeVar("T")
 
 ARGUMENTS = ("min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "min_tokens")
 """What `teacher.arguments` may hold beside the usual settings, under vLLM's names."""
+
+
+LARGEST_ONLY = True
+"""vLLM hands over the largest log-probabilities of a token, never all of them."""
 
 
 class Config(Settings):
@@ -322,12 +326,17 @@ class VllmEngine:
 
     # ---- score
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         """Yield the log-probabilities of given completion tokens; see `Engine.score`.
 
         vLLM reads prompt and completion as one prompt and draws one token more, which is thrown away.
         """
-        asked = list(requests)
+        if keep.draws or keep.temperatures:
+            raise DistillError(
+                "engine `vllm` sees only the largest log-probabilities of a token: no draws, and no loss temperature "
+                "but 1; score with engine `transformers`"
+            )
+        asked, top_k = list(requests), keep.top_k
         k = max(1, top_k)
         if k > self.config.max_logprobs:
             raise DistillError(

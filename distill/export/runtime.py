@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SMALL_BYTES = 200e6
 """A file up to this size gets one thread: more would spend their time waiting, by spinning, for each other."""
 
+SPEED_TOKENS = 32
+"""Tokens that are drawn to measure the speed."""
+
 
 @dataclass(frozen=True)
 class Chat:
@@ -37,6 +40,8 @@ class Questions:
     texts: Sequence[str] = ()
     chats: Sequence[Chat] = ()
     prefixes: Sequence[Sequence[int]] = ()
+    reuse: bool = False
+    """Whether a prefix may be continued from the one before it: much less to compute where they grow."""
     stops: Sequence[int] = ()
     plain: int = 0
     """A token that is whole text and ends nothing: forced where only the distribution is wanted."""
@@ -45,6 +50,8 @@ class Questions:
     prompts: Sequence[Sequence[int]] = ()
     """Token ids to continue greedily, by `new_tokens` tokens or to a stop."""
     new_tokens: int = 0
+    speed: bool = False
+    """Whether to measure how many tokens a second it draws."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +65,7 @@ class Answers:
     logprobs_PV: NDArray[np.float32] | None
     stopped: list[bool]
     continued: list[list[int]]
+    tokens_per_s: float | None = None
 
 
 def ask(model: Path, questions: Questions, *, log: Path, timeout_s: float = 600.0) -> Answers:
@@ -82,6 +90,7 @@ def ask(model: Path, questions: Questions, *, log: Path, timeout_s: float = 600.
             logprobs_PV=server.next_logprobs() if questions.prefixes else None,
             stopped=[server.stops_at(stop) for stop in questions.stops],
             continued=[server.continue_greedily(prompt) for prompt in questions.prompts],
+            tokens_per_s=server.speed() if questions.speed else None,
         )
 
 
@@ -124,6 +133,7 @@ class _Server:
         logprobs_PV = np.full((len(self.asked.prefixes), self.asked.vocabulary), np.nan, np.float32)
         for row, prefix in enumerate(self.asked.prefixes):
             force = {"n_probs": self.asked.vocabulary, "logit_bias": [[self.asked.plain, 1e9]]}
+            force |= {"cache_prompt": self.asked.reuse}
             reply = self._complete(prefix, 1, force)
             for entry in reply["completion_probabilities"][0]["top_logprobs"]:
                 logprobs_PV[row, entry["id"]] = entry["logprob"]
@@ -136,6 +146,11 @@ class _Server:
     def continue_greedily(self, prompt: Sequence[int]) -> list[int]:
         """The most probable tokens, one after the other."""
         return list(self._complete(prompt, self.asked.new_tokens, {"return_tokens": True})["tokens"])
+
+    def speed(self) -> float:
+        """Tokens drawn a second, one answer alone, an end of the answer notwithstanding."""
+        reply = self._complete([self.asked.plain], SPEED_TOKENS, {"ignore_eos": True})
+        return float(reply["timings"]["predicted_per_second"])
 
     def _complete(self, prompt: Sequence[int], tokens: int, more: dict[str, Any]) -> dict[str, Any]:
         body = {"prompt": list(prompt), "n_predict": tokens, "temperature": 0.0, "cache_prompt": False, **more}

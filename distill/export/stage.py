@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import Field, PositiveInt, TypeAdapter, model_validator
 
@@ -20,12 +20,17 @@ from distill.core.errors import ConfigError, DistillError
 from distill.core.models import EMBEDDED, base_of, resolve
 from distill.core.plugins import Choice, ChoiceOf
 from distill.core.records import Problem, Sample, Sampling, Verdict
-from distill.core.stage import Report, StageRun
+from distill.core.stage import Report, StageRun, say
 
 if TYPE_CHECKING:
-    from distill.export.source import Bounds, Source, Written
+    from distill.export.divergence import Text
+    from distill.export.proof import Check
+    from distill.export.source import Bounds, Format, Source, Written
 
-VERSION = 1
+VERSION = 2
+
+HELD_OUT = 32
+"""Most answers on which distributions are compared."""
 
 FormatChoice = Annotated[Choice, ChoiceOf("distill.export.formats", "format")]
 EngineChoice = Annotated[Choice, ChoiceOf("distill.engines", "engine")]
@@ -38,6 +43,11 @@ class Config(Settings):
     """What is written: `safetensors`, `{format: gguf, type: q8_0}` and so on."""
     problems: PositiveInt = 500
     """On how many of the evaluated problems each file answers greedily beside the student."""
+    calibration_tokens: PositiveInt = 100_000
+    """Tokens of kept traces that an importance matrix (`imatrix: traces`) is measured on."""
+    adapter_base: Literal["trained", "stored"] = "trained"
+    """What an adapter that learnt on a base in 4 bits is laid over: that base (what was trained), or the base as its
+    folder stores it. The other choice is measured beside it."""
     engine: EngineChoice = Field(default="transformers", validate_default=True)
     """What answers for the student itself."""
 
@@ -60,6 +70,31 @@ class Greedy:
     verdicts: list[Verdict]
 
 
+def check(sections: Mapping[str, Settings]) -> tuple[tuple[str, ...], str] | None:
+    """An importance matrix that is not there is refused before anything runs, not after the training."""
+    if "export" not in sections:
+        return None
+    try:
+        _matrix_files(cast(Config, sections["export"]).formats)
+    except ConfigError as error:
+        return ("export",), str(error)
+    return None
+
+
+def externals(sections: Mapping[str, Settings]) -> dict[str, str]:
+    """Content of the importance matrices that are named as files."""
+    found = _matrix_files(cast(Config, sections["export"]).formats)
+    return {name: files.sha256_file(path) for name, path in found.items()}
+
+
+def _matrix_files(formats: Sequence[Choice]) -> dict[str, Path]:
+    named = [getattr(choice.config, "imatrix", "none") for choice in formats]
+    paths = {name: Path(name).expanduser() for name in named if name not in ("none", "traces")}
+    if missing := [name for name, path in paths.items() if not path.is_file()]:
+        raise ConfigError(f"imatrix `{missing[0]}`: no such file; it is `none`, `traces` or a file of llama-imatrix")
+    return paths
+
+
 def run(stage: StageRun) -> Report:
     """Export and prove the student."""
     from distill.export.source import Source, licence_of
@@ -70,19 +105,30 @@ def run(stage: StageRun) -> Report:
     if base and (licence := licence_of(resolve(base))):
         metadata["licence"] = licence
     logs = stage.out / "logs"
-    source = Source(stage.inputs["train"] / "student", "student", logs, metadata=metadata)
+    source = Source(
+        stage.inputs["train"] / "student",
+        "student",
+        logs,
+        metadata=metadata,
+        onto=config.adapter_base,
+        traces=stage.inputs["filter"] / "traces.parquet",
+        calibration_tokens=config.calibration_tokens,
+    )
     test = _problems(stage, config)
     sampling = _sampling(stage.inputs["evaluate"])
     own: Greedy | None = None
     entries = []
     for choice in config.formats:
-        stage.say(f"writing and proving {choice.module().build(choice.config).name}")
-        entry, written = export_one(choice, source, stage.out)
+        made = choice.module().build(choice.config)
+        stage.say(f"{made.name} needs {made.needs(source)}")
+        entry, written = export_one(made, source, stage.out)
         if written.runs_on != config.engine.name and test:
             own = own or greedy(test, sampling, config.engine, str(source.reference), stage, "student")
+            if texts := held_out(own):
+                entry = with_checks(entry, made.compare(source, written, texts))
             engine = _exact(written)
             answers = greedy(test, sampling, engine, str(written.path), stage, written.name)
-            entry = with_answers(entry, own, answers, test, choice.module().build(choice.config).bounds())
+            entry = with_answers(entry, own, answers, test, made.bounds())
         entries.append(entry)
     return finish(stage.out, entries, len(test))
 
@@ -94,12 +140,17 @@ def export_folder(
     *,
     adapter: str | None = None,
     name: str | None = None,
+    onto: Literal["trained", "stored"] = "trained",
+    tier_3: bool | None = None,
 ) -> Report:
-    """What `distill export MODEL_DIR --format F --out DIR` does: write and prove tiers 1 and 2, without an experiment.
+    """What `distill export MODEL_DIR --format F --out DIR` does: write and prove, without an experiment.
 
-    `model` and `adapter` are what `resolve` takes. `name` is the files' name; None takes the folder's.
+    `model` and `adapter` are what `resolve` takes. `name` is the files' name; None takes the folder's. `onto` is the
+    setting `adapter_base`. `tier_3` None compares whole distributions, on the model's own answers, where the model is
+    small (`WHOLE_UP_TO` weights).
     Raises ConfigError, before anything is written, for what is no model folder.
     """
+    from distill.export.proof import WHOLE_UP_TO
     from distill.export.source import Source, licence_of
     from distill.gguf.adapter import open_weights
 
@@ -108,6 +159,9 @@ def export_folder(
         if not folder.is_dir():
             raise DistillError(f"{folder}: export takes a model folder, not a file")
         open_weights(folder, over)
+        _matrix_files(formats)
+        if any(getattr(choice.config, "imatrix", "") == "traces" for choice in formats):
+            raise DistillError("imatrix `traces` goes with an experiment; name a file of llama-imatrix")
     except DistillError as error:
         raise ConfigError(str(error)) from error
     out.mkdir(parents=True, exist_ok=True)
@@ -118,8 +172,16 @@ def export_folder(
         metadata["licence"] = licence
     if base := base_of(folder) or (model if over is not None else None):
         metadata["base_model"] = base
-    source = Source(folder, called, out / "logs", adapter=over, metadata=metadata)
-    return finish(out, [export_one(choice, source, out)[0] for choice in formats], 0)
+    source = Source(folder, called, out / "logs", adapter=over, onto=onto, metadata=metadata)
+    entries = []
+    for choice in formats:
+        made = choice.module().build(choice.config)
+        say(f"{'export':<9} {made.name} needs {made.needs(source)}")
+        entry, written = export_one(made, source, out)
+        if written.runs_on != "transformers" and (source.n_weights <= WHOLE_UP_TO if tier_3 is None else tier_3):
+            entry = with_checks(entry, made.compare(source, written, source.own_texts))
+        entries.append(entry)
+    return finish(out, entries, 0)
 
 
 def format_choice(name: str, **settings: Any) -> Choice:
@@ -141,30 +203,59 @@ def format_choice(name: str, **settings: Any) -> Choice:
         raise ConfigError(f"export: {option}{first['msg'].removeprefix('Value error, ')}{got}") from error
 
 
-def export_one(choice: Choice, source: Source, out: Path) -> tuple[dict[str, Any], Written]:
+def export_one(made: Format, source: Source, out: Path) -> tuple[dict[str, Any], Written]:
     """Write one format into its folder of `out`, prove tiers 1 and 2; its entry of proof.json, and what was written."""
-    made = choice.module().build(choice.config)
     folder = out / made.name
     if folder.exists():
         shutil.rmtree(folder)  # of an earlier run into the same place: half of it may be from another model
     folder.mkdir(parents=True)
     written = made.write(source, folder)
-    checks = made.prove(source, written)
-    twin = next((check for check in checks if check.tier == 2), None)
     entry: dict[str, Any] = {
         "name": written.name,
         "file": str(written.path.relative_to(out)),
         "bytes": written.n_bytes,
         "bits_per_weight": round(written.bits_per_weight, 3),
-        "tiers": sorted({check.tier for check in checks}),
-        "max_logprob_diff": twin.figures.get("max_logprob_diff") if twin else None,
         "run": written.run,
-        "missed": [f"{check.name}: {check.missed}" for check in checks if check.missed],
         "types": dict(written.types),
-        "checks": [asdict(check) for check in checks],
+        "fallback": written.fallback,
+        "tiers": [],
+        "missed": [],
+        "checks": [],
         "notes": list(written.notes),
     }
-    return entry, written
+    return with_checks(entry, made.prove(source, written)), written
+
+
+FIGURES = ("max_logprob_diff", "kl", "top_1", "tokens_per_s")
+"""What the table takes from the checks."""
+
+
+def with_checks(entry: dict[str, Any], checks: Sequence[Check]) -> dict[str, Any]:
+    """The entry with what these checks found."""
+    found = {name: check.figures[name] for check in checks for name in FIGURES if name in check.figures}
+    return {
+        **entry,
+        **found,
+        "tiers": sorted({*entry["tiers"], *(check.tier for check in checks)}),
+        "missed": [*entry["missed"], *(f"{check.name}: {check.missed}" for check in checks if check.missed)],
+        "checks": [*entry["checks"], *(asdict(check) for check in checks)],
+        "notes": [*entry["notes"], *(note for check in checks for note in check.notes)],
+    }
+
+
+def held_out(own: Greedy) -> list[Text]:
+    """The student's own accepted answers to problems it was not trained on, as ids; all of them where none was.
+
+    Nothing where the engine gave no ids.
+    """
+    from distill.export.divergence import Text
+
+    texts: dict[bool, list[Text]] = {True: [], False: []}
+    for sample, verdict in zip(own.samples, own.verdicts, strict=True):
+        if sample.prompt_ids and sample.completion_ids:
+            prompt = (*sample.prompt_ids, *(sample.prefill_ids or ()))
+            texts[verdict.value == "correct"].append(Text((*prompt, *sample.completion_ids), len(prompt)))
+    return (texts[True] or texts[False])[:HELD_OUT]
 
 
 def greedy(
@@ -212,7 +303,7 @@ def with_answers(
     summary = summarise(lines)
     return {
         **entry,
-        "tiers": [*entry["tiers"], 3],
+        "tiers": sorted({*entry["tiers"], 3}),
         "missed": missed,
         "accuracy": str(rate),
         "student_accuracy": str(own_rate),
@@ -248,18 +339,25 @@ def finish(out: Path, entries: list[dict[str, Any]], problems: int) -> Report:
 
 
 def _row(entry: Mapping[str, Any]) -> dict[str, Any]:
-    diff, equal = entry["max_logprob_diff"], entry.get("greedy_equal")
+    forced = f", {entry['fallback']} by row length" if entry["fallback"] else ""
     return {
         "file": entry["file"],
         "size": f"{entry['bytes'] / 1e6:.2f} MB",
         "bits a weight": f"{entry['bits_per_weight']:.2f}",
-        "types": " ".join(f"{kind} {count}" for kind, count in entry["types"].items()),
+        "types": " ".join(f"{kind} {count}" for kind, count in entry["types"].items()) + forced,
         "tiers": " ".join(map(str, entry["tiers"])),
-        "log-prob diff": "-" if diff is None else f"{diff:.1e}",
-        "same text": "-" if equal is None else f"{100 * equal:.1f}%",
+        "log-prob diff": _shown(entry.get("max_logprob_diff"), "{:.1e}"),
+        "KL": _shown(entry.get("kl"), "{:.1e}"),
+        "top-1": _shown(entry.get("top_1"), "{:.1%}"),
+        "same text": _shown(entry.get("greedy_equal"), "{:.1%}"),
         "accuracy": entry.get("accuracy", "-"),
+        "tokens/s": _shown(entry.get("tokens_per_s"), "{:.0f}"),
         "proved": "yes" if not entry["missed"] else "NO",
     }
+
+
+def _shown(figure: float | None, form: str) -> str:
+    return "-" if figure is None else form.format(figure)
 
 
 def _problems(stage: StageRun, config: Config) -> list[Problem]:

@@ -40,6 +40,8 @@ SUPPORTED = {
     "SmolLM3ForCausalLM": Architecture(MODEL_ARCH.SMOLLM3, interleaved=True, biases=QKV),
 }
 WAY_AROUND = "export `safetensors` and convert that folder with llama.cpp's convert_hf_to_gguf.py"
+YARN = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+"""What its loader reads no other value of, for these architectures."""
 SKIPPED = (".rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 """Buffers that old checkpoints store and the runtime computes."""
 
@@ -94,8 +96,14 @@ class ModelFolder:
                 shown = str(config.get(setting))[:60]
                 raise DistillError(f"{self.path}: {name} with {setting}={shown} has no form in GGUF; {WAY_AROUND}")
         kind = self.rope_type
-        if kind not in ("default", "linear", "llama3") or (kind == "llama3" and not self.spec.scaled_rope):
+        if kind not in ("default", "linear", "llama3", "yarn") or (kind == "llama3" and not self.spec.scaled_rope):
             raise DistillError(f"{self.path}: {name} with rope type `{kind}` cannot be written as GGUF; {WAY_AROUND}")
+        for setting, usual in YARN.items() if kind == "yarn" else ():
+            if (set_to := self._rope().get(setting)) not in (None, usual):
+                raise DistillError(
+                    f"{self.path}: {name} with yarn's {setting}={set_to} has no form in GGUF: llama.cpp's graph knows "
+                    f"{usual} alone"
+                )
 
     @property
     def heads(self) -> int:
@@ -171,6 +179,24 @@ class ModelFolder:
         if self.rope_type == "linear":
             writer.add_rope_scaling_type(RopeScalingType.LINEAR)
             writer.add_rope_scaling_factor(float(self._rope()["factor"]))
+        elif self.rope_type == "yarn":
+            self._write_yarn(writer)
+
+    def _write_yarn(self, writer: GGUFWriter) -> None:
+        """llama.cpp multiplies its own attention factor, 1 + 0.1 log(factor), with what the header states; it takes no
+        notice of `yarn_attn_factor`, where its converter puts one that the model states itself.
+        """
+        rope = self._rope()
+        old_context = int(rope.get("original_max_position_embeddings") or self.config["max_position_embeddings"])
+        factor = float(rope.get("factor") or self.config["max_position_embeddings"] / old_context)
+        stated = rope.get("attention_factor")
+        if stated is None and rope.get("mscale") and rope.get("mscale_all_dim"):
+            stated = _magnitude(factor, rope["mscale"]) / _magnitude(factor, rope["mscale_all_dim"])
+        writer.add_rope_scaling_type(RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(factor)
+        writer.add_rope_scaling_orig_ctx_len(old_context)
+        if stated is not None:
+            writer.add_rope_scaling_attn_factors(float(stated) / _magnitude(factor, 1.0))
 
     def tensors(self, weights: Weights) -> list[Tensor]:
         """Every tensor of the file in llama.cpp's order: what is outside the layers, then layer by layer.
@@ -235,6 +261,11 @@ class ModelFolder:
         factors[wavelengths < old_context / high] = 1.0
         factors[wavelengths > old_context / low] = factor
         return factors.numpy()
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    """Yarn's attention factor, as transformers' `get_mscale`."""
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def interleave(values: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

@@ -9,21 +9,29 @@ import errno
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter
+from numpy.typing import NDArray
 
 from distill.core.errors import DistillError
 from distill.core.files import atomic, crash_point
 from distill.gguf import ggml, types
-from distill.gguf.adapter import open_weights
+from distill.gguf.adapter import Onto, open_weights
 from distill.gguf.architectures import ModelFolder, Tensor
+from distill.gguf.imatrix import ImportanceMatrix
 from distill.gguf.tokenizer import Vocabulary, read_vocabulary
 
 logging.getLogger("gguf").setLevel(logging.WARNING)
+
+SAMPLING = {
+    "temperature": "add_sampling_temp", "top_p": "add_sampling_top_p", "top_k": "add_sampling_top_k",
+    "min_p": "add_sampling_min_p", "repetition_penalty": "add_sampling_penalty_repeat",
+}  # fmt: skip
+"""The family's sampling defaults: names in generation_config.json, and the writer's method for each."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,7 @@ class Plan:
     vocabulary: Vocabulary
     model: ModelFolder
     notes: tuple[str, ...] = field(default=())
+    importance: ImportanceMatrix | None = None
 
     @property
     def n_bytes(self) -> int:
@@ -74,38 +83,54 @@ class Plan:
             counts[planned.kind.name] = counts.get(planned.kind.name, 0) + 1
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
+    def column_weights(self, name: str) -> NDArray[np.float32] | None:
+        """What the importance matrix says of a tensor's columns; None where it says nothing."""
+        entry = self.importance.entries.get(name) if self.importance is not None else None
+        return None if entry is None else entry.mean
+
     @property
     def n_fallback(self) -> int:
         """How many tensors have rows too short for the type that the recipe asked for."""
         return sum(planned.kind != planned.wanted for planned in self.tensors)
 
 
-def plan(model: Path, type: str, *, adapter: Path | None = None, layers: int | None = None) -> Plan:
+def plan(
+    model: Path,
+    type: str,
+    *,
+    adapter: Path | None = None,
+    onto: Onto = "trained",
+    layers: int | None = None,
+    importance: ImportanceMatrix | None = None,
+) -> Plan:
     """What `convert` would write; reads headers and the tokenizer, no weights.
 
-    `model` may be a peft adapter folder (its base is then found by name); `adapter` lays one over `model`. `layers`
-    keeps only the first so many layers: the slice of a large model that still proves its conversion.
-    Raises DistillError for an architecture, tokenizer or type that cannot be written exactly.
+    `model` may be a peft adapter folder (its base is then found by name); `adapter` lays one over `model`, `onto` what
+    it says in `open_weights`. `layers` keeps only the first so many layers: the slice of a large model that still
+    proves its conversion. `importance` weighs the errors of quantised columns.
+    Raises DistillError for an architecture, tokenizer, type or importance matrix that does not fit exactly.
     """
     name = type.lower()
     types.file_type(name)
-    folder, weights = open_weights(model, adapter)
+    folder, weights = open_weights(model, adapter, onto)
     described = ModelFolder(folder, layers)
     vocabulary = read_vocabulary(model if (model / "tokenizer.json").exists() else folder, described.rows)
     shape, planned = described.shape(), []
     for tensor in described.tensors(weights):
-        wanted = types.ideal(tensor.name, tensor.shape, tensor.layer, name, shape)
+        wanted = types.ideal(tensor.name, tensor.shape, tensor.layer, name, shape, importance=importance is not None)
         kind = types.fallback(wanted, tensor.shape[-1])
         ggml.require(kind)
         planned.append(PlannedTensor(tensor, kind, wanted))
-    made = Plan(described.architecture, name, tuple(planned), vocabulary, described, vocabulary.notes)
+    if importance is not None:
+        importance.check({p.tensor.name: p.tensor.shape[-1] for p in planned if len(p.tensor.shape) > 1})
+    made = Plan(described.architecture, name, tuple(planned), vocabulary, described, vocabulary.notes, importance)
     if not made.n_fallback:
         return made
     note = (
         f"{made.n_fallback} of {len(planned)} tensors have rows that do not divide by 256 (or 32) and fall back to "
         f"other types: {made.bits_per_weight:.2f} bits a weight"
     )
-    return Plan(made.architecture, name, made.tensors, vocabulary, described, (*vocabulary.notes, note))
+    return replace(made, notes=(*made.notes, note))
 
 
 def convert(
@@ -114,17 +139,21 @@ def convert(
     type: str,
     *,
     adapter: Path | None = None,
+    onto: Onto = "trained",
     layers: int | None = None,
     metadata: Mapping[str, str] | None = None,
+    importance: ImportanceMatrix | None = None,
+    threads: int | None = None,
 ) -> Plan:
     """Write `model` as the GGUF file `out` and return its plan. See `plan` for the arguments.
 
+    `threads` that encode; None is every core this process may use.
     `metadata` may hold name, licence, base_model, base_model_url, description, quantised_by; what is None or missing is
     taken from the folder where it says so, and left out otherwise.
     """
-    made = plan(model, type, adapter=adapter, layers=layers)
+    made = plan(model, type, adapter=adapter, onto=onto, layers=layers, importance=importance)
     try:
-        _write(made, model, out, metadata or {})
+        _write(made, model, out, metadata or {}, threads)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
@@ -132,7 +161,7 @@ def convert(
     return made
 
 
-def _write(made: Plan, model: Path, out: Path, metadata: Mapping[str, str]) -> None:
+def _write(made: Plan, model: Path, out: Path, metadata: Mapping[str, str], threads: int | None) -> None:
     with atomic(out) as partial:
         writer = GGUFWriter(partial, made.architecture)
         try:
@@ -145,7 +174,8 @@ def _write(made: Plan, model: Path, out: Path, metadata: Mapping[str, str]) -> N
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for planned in made.tensors:
-                writer.write_tensor_data(ggml.quantise(planned.tensor.make(), planned.kind))
+                weights = made.column_weights(planned.tensor.name)
+                writer.write_tensor_data(ggml.quantise(planned.tensor.make(), planned.kind, weights, threads=threads))
                 crash_point("gguf.tensor-written")
         finally:
             writer.close()
@@ -168,22 +198,23 @@ def _write_header(writer: GGUFWriter, made: Plan, model: Path, metadata: Mapping
     writer.add_quantized_by(metadata.get("quantised_by") or "reasoning-distill")
     writer.add_file_type(int(types.file_type(made.type).number))
     writer.add_quantization_version(GGML_QUANT_VERSION)
+    if made.importance is not None and types.file_type(made.type).most not in ggml.PLAIN:
+        writer.add_string("quantize.imatrix.file", Path(made.importance.source).name)
+        writer.add_string("quantize.imatrix.dataset", made.importance.dataset)
+        writer.add_uint32("quantize.imatrix.entries_count", len(made.importance.entries))
+        writer.add_uint32("quantize.imatrix.chunks_count", made.importance.chunks)
     made.model.write_settings(writer)
     _write_sampling(writer, model)
     made.vocabulary.write(writer)
 
 
-def _write_sampling(writer: GGUFWriter, model: Path) -> None:
-    """The family's sampling defaults, from generation_config.json, where it states them."""
+def sampling_defaults(model: Path) -> dict[str, Any]:
+    """What a model folder's generation_config.json says of sampling; empty where it says nothing."""
     path = model / "generation_config.json"
     stated: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    keys = {
-        "temperature": writer.add_sampling_temp,
-        "top_p": writer.add_sampling_top_p,
-        "top_k": writer.add_sampling_top_k,
-        "min_p": writer.add_sampling_min_p,
-        "repetition_penalty": writer.add_sampling_penalty_repeat,
-    }
-    for key, add in keys.items():
-        if stated.get(key) is not None:
-            add(stated[key])
+    return {name: stated[name] for name in SAMPLING if stated.get(name) is not None}
+
+
+def _write_sampling(writer: GGUFWriter, model: Path) -> None:
+    for name, value in sampling_defaults(model).items():
+        getattr(writer, SAMPLING[name])(value)

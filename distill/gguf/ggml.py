@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import math
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -15,11 +16,21 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, quants
 from numpy.typing import NDArray
 
+from distill.core.device import usable_cores
 from distill.core.errors import DistillError, MissingExtra
 
 PLAIN = (GGMLQuantizationType.F32, GGMLQuantizationType.F16, GGMLQuantizationType.BF16)
 WITHOUT_LIBRARY = (*PLAIN, GGMLQuantizationType.Q8_0)
 """Types that `gguf` encodes itself."""
+
+LIBRARY = tuple(
+    GGMLQuantizationType[name]
+    for name in ["Q8_0", "Q6_K", "Q5_K", "Q5_1", "Q5_0", "Q4_K", "Q4_1", "Q4_0", "IQ4_NL", "IQ4_XS", "Q3_K", "Q2_K"]
+)
+"""Types that ggml encodes: their names and block sizes are checked when its library is opened."""
+
+ROWS_APART = 1 << 20
+"""Values from which the rows of a tensor are encoded on several threads."""
 
 
 def byte_size(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
@@ -30,9 +41,17 @@ def byte_size(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     return math.prod(shape) // int(block) * int(size)
 
 
-def quantise(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray[np.uint8]:
+def quantise(
+    values: NDArray[np.float32],
+    kind: GGMLQuantizationType,
+    importance: NDArray[np.float32] | None = None,
+    *,
+    threads: int | None = None,
+) -> NDArray[np.uint8]:
     """Encode a tensor row by row; the result is the tensor's bytes, flat.
 
+    `importance` float32, one value a column, weighs the errors of the types that look at it (an importance matrix's
+    mean squares). `threads` None is every core this process may use; rows are independent, so it changes no byte.
     Raises MissingExtra for a K-quant without the library.
     """
     values = np.ascontiguousarray(values, np.float32)
@@ -42,9 +61,29 @@ def quantise(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray
         with np.errstate(over="ignore"):  # what does not fit F16 becomes inf, which the proof finds
             plain: NDArray[np.uint8] = quants.quantize(values, kind).reshape(-1).view(np.uint8)
         return plain
-    rows, columns = values.size // values.shape[-1], values.shape[-1]
+    columns = values.shape[-1]
+    rows = values.size // columns
+    if importance is not None:
+        if importance.shape != (columns,):
+            raise ValueError(f"importance of shape {importance.shape} for rows of {columns}")
+        importance = np.ascontiguousarray(importance, np.float32)
+    weights = None if importance is None else importance.ctypes.data
     out = np.empty(byte_size(values.shape, kind), np.uint8)
-    wrote = found.ggml_quantize_chunk(int(kind), values.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+
+    def encode(first: int, last: int) -> int:
+        return int(
+            found.ggml_quantize_chunk(
+                int(kind), values.ctypes.data, out.ctypes.data, first * columns, last - first, columns, weights
+            )
+        )
+
+    parts = min(threads or usable_cores(), rows) if values.size >= ROWS_APART else 1
+    if parts == 1:
+        wrote = encode(0, rows)
+    else:
+        edges = [rows * part // parts for part in range(parts + 1)]
+        with ThreadPoolExecutor(parts) as pool:
+            wrote = sum(pool.map(encode, edges[:-1], edges[1:]))
     if wrote != out.nbytes:
         raise DistillError(f"ggml wrote {wrote} bytes of {kind.name} where {out.nbytes} were due; pin xllamacpp again")
     return out
@@ -52,7 +91,8 @@ def quantise(values: NDArray[np.float32], kind: GGMLQuantizationType) -> NDArray
 
 def dequantise(data: NDArray[np.uint8], kind: GGMLQuantizationType, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """The float32 values that a tensor's bytes stand for (gguf's decoders: a second opinion on ggml's encoders)."""
-    values: NDArray[np.float32] = quants.dequantize(data.reshape(-1), kind).reshape(shape)
+    with np.errstate(over="ignore", invalid="ignore"):  # what a broken file holds is the caller's to find
+        values: NDArray[np.float32] = quants.dequantize(data.reshape(-1), kind).reshape(shape)
     return values.astype(np.float32, copy=False)
 
 
@@ -91,7 +131,7 @@ def library() -> ctypes.CDLL | None:
         found.ggml_type_size.restype = ctypes.c_size_t
     except AttributeError as error:
         raise DistillError(f"{path.name}: {error}; install the xllamacpp version that this project pins") from error
-    for kind in (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_K, GGMLQuantizationType.Q6_K):
+    for kind in LIBRARY:
         number, (block, size) = int(kind), GGML_QUANT_SIZES[kind]
         said = (found.ggml_type_name(number).decode(), found.ggml_blck_size(number), found.ggml_type_size(number))
         if said != (kind.name.lower().replace("_k", "_K"), block, size):

@@ -72,7 +72,8 @@ class Runtime:
         self._child = subprocess.Popen(
             [sys.executable, "-m", "distill.gguf.runtime"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+            # Without its own backtrace, which starts a debugger and holds an abort up for seconds.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "GGML_NO_BACKTRACE": "1"},
         )  # fmt: skip
         assert self._child.stdin is not None and self._child.stdout is not None
         try:

@@ -72,7 +72,9 @@ def read_entry(data: NDArray[np.uint8], entry: dict[str, Any], name: str) -> NDA
     begin, end = entry["data_offsets"]
     raw = data[begin:end].view(FLOATS[entry["dtype"]]).reshape(entry["shape"])
     if entry["dtype"] == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
+        wide = raw.astype(np.uint32)
+        wide <<= 16  # in place: a shifted copy would double the memory
+        return wide.view(np.float32)
     return raw.astype(np.float32, copy=False)
 
 

@@ -229,6 +229,7 @@ def _training(data: RunData) -> Section | None:
         "ce": ("Cross-entropy on the traces", "nats per token"),
         "kd": ("Divergence from the teacher", "nats per token"),
         "loss": ("Training loss", "nats per token"),
+        "dev_accuracy": ("Accuracy on dev problems", "share of answers correct"),
     }
     figures = []
     for name, (title, unit) in named.items():

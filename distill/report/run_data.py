@@ -65,7 +65,9 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class Curve:
-    """One training run: steps and, by name (`loss`, `ce`, `kd`), values in nats per trained token; NaN-free."""
+    """One training run: steps and, by name, values: `loss`, `ce`, `kd` in nats per trained token, `dev_accuracy` a
+    share. NaN-free.
+    """
 
     arm: str
     seed: str
@@ -302,7 +304,7 @@ def _curves(run: Path, index: Mapping[str, Any]) -> Iterator[Curve]:
             history = files.read_json(path)
             points = {
                 name: tuple((float(row["step"]), float(row[name])) for row in history if row.get(name) is not None)
-                for name in ("loss", "ce", "kd")
+                for name in ("loss", "ce", "kd", "dev_accuracy")
             }
             yield Curve(arm, seed, {name: values for name, values in points.items() if values})
 

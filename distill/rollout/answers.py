@@ -72,6 +72,7 @@ def shard_info(completion: Completion, identity: ModelIdentity) -> ShardInfo | N
         template=identity.template,
         vocab_size=identity.vocab_size,
         top_k=completion.logprobs.ids_NK.shape[1],
+        temperatures=(1.0, *completion.logprobs.tails),
     )
 
 

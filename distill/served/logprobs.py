@@ -45,6 +45,24 @@ def completion_rows(logprobs: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def prompt_rows(rows: Sequence[dict[str, Any] | None], ids: Sequence[int]) -> list[Row]:
+    """Rows of given tokens, as vLLM's `prompt_logprobs` has them: mappings of id to `{logprob, rank, decoded_token}`.
+
+    The token that stands there is always among them, as an entry more where it is not among the largest.
+    """
+    found = []
+    for row, token in zip(rows, ids, strict=True):
+        entries = row if row is not None else {}
+        values = {int(i): entry["logprob"] for i, entry in entries.items() if _is_entry(i, entry)}
+        whole = len(values) == len(entries)
+        found.append(_row(token if token in values else None, values.get(token), list(values.items()) if whole else ()))
+    return found
+
+
+def _is_entry(token: str, entry: Any) -> bool:
+    return token.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("logprob"), (int, float))
+
+
 def _row(token: int | None, value: Any, top: Sequence[tuple[int, float]]) -> Row:
     return Row(token, None if value is None else float(value), tuple((i, float(v)) for i, v in top))
 

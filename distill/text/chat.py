@@ -5,8 +5,12 @@ Everything here works on a loaded tokenizer; text becomes ids once, in `render_p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,12 @@ PROBES = (
     f"no{OPEN}space {CLOSE}{CLOSE} <thin k> </s> <|im_end|> [INST]",
 )
 """What two readers of one tokenizer must agree on: digits, contractions, code, scripts, emoji, tags inside text."""
+
+
+_DATED = "{%- macro strftime_now(format) %}"
+
+TEMPLATE_DATE = datetime(2024, 7, 26)
+"""What templates are told of today's date: the day that Llama 3's templates write where nobody tells them."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +60,82 @@ class Prompt:
 def render_text(tokenizer: Any, messages: Sequence[Message], thinking: bool | None) -> tuple[str, int, bool]:
     """The prompt as text, where in it the prefill starts (its length: there is none), and whether a block is open.
 
-    `thinking` goes to the template as `enable_thinking`, and only when it is not None. Raises DistillError if the
+    `thinking` goes to the template (`template_arguments`) only when it is not None. Raises DistillError if the
     tokenizer has no template or the template refuses the messages.
+    """
+    return _rendered(tokenizer, messages, template_arguments(tokenizer, thinking))
+
+
+def template_arguments(tokenizer: Any, thinking: bool | None) -> dict[str, Any]:
+    """What asks a template for thinking, or for none: `enable_thinking`, or the name that alone opens a block.
+
+    DeepSeek-V3.1's template calls it `thinking`, MiniMind's `open_thinking`; both close the thinking without it.
+    """
+    if thinking is None:
+        return {}
+    source = tokenizer.chat_template
+    for name in _other_names(source) if isinstance(source, str) else ():
+        question = (Message("user", "?"),)
+        if [_rendered(tokenizer, question, {name: value})[2] for value in (True, False)] == [True, False]:
+            return {name: thinking}
+    return {"enable_thinking": thinking}
+
+
+@lru_cache(maxsize=8)
+def _other_names(source: str) -> tuple[str, ...]:
+    """Names in a template that may ask for thinking where it knows no `enable_thinking`."""
+    code = re.sub(r"'[^']*'|\"[^\"]*\"", "", source)
+    names = {name for name in re.findall(r"\b\w*think\w*\b", code) if name != "think"}
+    return () if "enable_thinking" in names else tuple(sorted(names))
+
+
+def _rendered(tokenizer: Any, messages: Sequence[Message], arguments: Mapping[str, Any]) -> tuple[str, int, bool]:
+    text = apply_template(tokenizer, messages, **arguments)
+    # What follows the last message is what stays when that message says something else. (A prompt rendered without the
+    # generation prompt is no measure: some templates write other things in its place, some ignore the argument.)
+    other = replace(messages[-1], content="0" if messages[-1].content.rstrip().endswith("1") else "1")
+    changed = apply_template(tokenizer, (*messages[:-1], other), **arguments)
+    return text, *_prefill(text, len(text) - common_length(text[::-1], changed[::-1]))
+
+
+def apply_template(
+    tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool = True, **arguments: Any
+) -> str:
+    """The template's text for these messages. Raises DistillError if there is no template or it refuses them.
+
+    Today's date is `TEMPLATE_DATE` to it (`dated`): the same messages give the same ids tomorrow.
     """
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):
         raise DistillError(f"{tokenizer.name_or_path}: the tokenizer has no chat template, so no prompt can be made")
     turns = [{"role": message.role, "content": message.content} for message in messages]
-    arguments = {} if thinking is None else {"enable_thinking": thinking}
     try:
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
-        before: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=False, **arguments)
-    except TemplateError as error:
-        raise DistillError(f"{tokenizer.name_or_path}: the chat template refuses the messages ({error})") from error
-    return text, *prefill_start(text, before)
+        text: str = tokenizer.apply_chat_template(
+            turns, chat_template=dated(tokenizer.get_chat_template()), tokenize=False,
+            add_generation_prompt=add_generation_prompt, **arguments,
+        )  # fmt: skip
+    except (TemplateError, TypeError, ValueError) as error:  # templates raise on purpose, and by their own mistakes
+        reason = " ".join(str(error).split())
+        raise DistillError(f"{tokenizer.name_or_path}: the chat template refuses the messages ({reason})") from error
+    return text
+
+
+def dated(template: str) -> str:
+    """The template with its date fixed at `TEMPLATE_DATE`; as it is where it asks for none.
+
+    A macro of the name that runtimes give templates takes its place, so that the text says so wherever it is rendered.
+    """
+    if "strftime_now" not in template or template.startswith(_DATED):
+        return template
+    codes = [*(f"-{code}" for code in "dmHIMS"), *"aAbBcdHIjmMpSUwWxXyYZ"]
+    replaced = "".join(f"|replace('%{code}', '{TEMPLATE_DATE.strftime(f'%{code}')}')" for code in codes)
+    return f"{_DATED}{{{{- format{replaced} }}}}{{%- endmacro %}}{template}"
+
+
+def common_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """How far two texts or lists of ids are the same from their beginning."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def prefill_start(text: str, before: str) -> tuple[int, bool]:
@@ -72,8 +143,13 @@ def prefill_start(text: str, before: str) -> tuple[int, bool]:
 
     `before` is the same prompt rendered without the generation prompt: a tag in a question does not count.
     """
-    start = text.find(OPEN, len(before)) if text.startswith(before) else -1
-    return (len(text), False) if start < 0 else (start, CLOSE not in text[start:])
+    return _prefill(text, len(before)) if text.startswith(before) else (len(text), False)
+
+
+def _prefill(text: str, after: int) -> tuple[int, bool]:
+    """Where the first think tag stands at or behind `after`, and whether the last one there is an opening one."""
+    tags = [found for found in re.finditer(f"{re.escape(OPEN)}|{re.escape(CLOSE)}", text) if found.start() >= after]
+    return (tags[0].start(), tags[-1][0] == OPEN) if tags else (len(text), False)
 
 
 def render_prompt(tokenizer: Any, messages: Sequence[Message], thinking: bool | None = None) -> Prompt:

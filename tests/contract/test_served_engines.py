@@ -14,7 +14,7 @@ import pytest
 from distill.core import plugins
 from distill.core.config import digest
 from distill.core.errors import DistillError
-from distill.core.protocols import Completion, Metered, Request, ScoreRequest
+from distill.core.protocols import Completion, Keep, Metered, Request, ScoreRequest
 from distill.core.records import Message, Sampling
 from tests.served.stub_server import requests, serving
 
@@ -233,7 +233,7 @@ def test_identity_is_declared_and_depends_on_nothing_else(name, settings):
 
 def test_scoring_is_refused_in_one_line(engine):
     with pytest.raises(DistillError, match="cannot score given tokens"):
-        engine.score([ScoreRequest("k", (1,), (2,))], 4)
+        engine.score([ScoreRequest("k", (1,), (2,))], Keep(4))
 
 
 def test_leaving_early_settles_what_was_reserved(engine):

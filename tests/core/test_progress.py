@@ -38,8 +38,21 @@ def test_it_never_wraps(columns: int) -> None:
     bar.note("loss 1.234 and more")
     bar.advance(10**8, tokens=1e12, bytes=1e13)
     console = Console(file=io.StringIO(), width=columns, height=20)
-    (line,) = console.render_lines(bar._text())
-    assert sum(len(part.text) for part in line) <= columns
+    lines = console.render_lines(bar._text())
+    assert len(lines) == 2  # what is noted has a line of its own
+    assert all(sum(len(part.text) for part in line) <= columns for line in lines)
+
+
+def test_what_was_done_before_is_in_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", _Screen())
+    with Progress("train", 100, "steps") as bar:
+        bar.skip(50)
+        bar.advance(10)
+        began_s = bar._start_s
+        monkeypatch.setattr(time, "monotonic", lambda: began_s + 20.0)
+        assert bar._parts() == ["train     60 of 100 steps", "2.0 s each", "1m 20s left"]
+        monkeypatch.undo()
+        monkeypatch.setattr(sys, "stderr", io.StringIO())
 
 
 def test_without_a_terminal_there_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

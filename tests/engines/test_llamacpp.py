@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from distill.core.errors import DistillError
-from distill.core.protocols import Request, ScoreRequest
+from distill.core.protocols import Keep, Request, ScoreRequest
 from distill.core.records import Message, Sampling
 from distill.engines import llamacpp
 from distill.gguf.convert import convert
@@ -113,7 +113,7 @@ def test_sampled_frequencies_are_the_distribution_s(bare):
 
 def test_scoring_is_refused_in_one_line(bare):
     with pytest.raises(DistillError, match="cannot score.*transformers"):
-        next(iter(bare.score([ScoreRequest("k", (1,), (2,))], 4)))
+        next(iter(bare.score([ScoreRequest("k", (1,), (2,))], Keep(4))))
 
 
 def test_an_answer_that_takes_too_long_carries_its_error(file):

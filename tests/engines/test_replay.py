@@ -16,7 +16,7 @@ from distill.core import tables
 from distill.core.errors import DistillError
 from distill.core.ledger import Ledger
 from distill.core.plugins import Choice, ChoiceOf
-from distill.core.protocols import Completion, Request
+from distill.core.protocols import Completion, Keep, Request
 from distill.core.records import Message, Problem, Sample, Sampling, problem_id, sample_key
 from distill.core.stage import Workspace
 from distill.engines import replay
@@ -251,7 +251,7 @@ def test_what_it_cannot_do_is_said(parquet: Path, tmp_path: Path):
     (got,) = engine.generate([Request(request.key, request.messages, sampling, (7, 8))])
     assert got.error == "a recorded answer cannot be continued from a prefix"
     with pytest.raises(DistillError, match="cannot score given tokens"):
-        engine.score([], 3)
+        engine.score([], Keep(3))
     assert list(engine.stream(request.messages, sampling)) == [answers_of(engine, [request])[request.key].text]
     assert engine.room(request.messages) > 10**6
     with pytest.raises(DistillError, match="the recording has no answer"):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from distill.core.device import Placement
 from distill.core.errors import DistillError
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import Message, Sampling
 from distill.engines import transformers as engine_module
 from distill.text.chat import render_prompt
@@ -92,12 +94,12 @@ def test_two_workers_draw_and_score_the_same_bits(stopping_model, engine, drawn)
         assert (pair._workers, pair.shapes) == (2, engine.shapes)
         again = {completion.key: completion for completion in pair.generate(requests(40))}
         asked = [ScoreRequest(k, c.prompt_ids + c.prefill_ids, c.completion_ids) for k, c in drawn.items()]
-        scored = dict(pair.score(asked, top_k=6))
+        scored = dict(pair.score(asked, Keep(6)))
     finally:
         torch.set_num_threads(before)
 
     assert [key for key in drawn if not same(again[key], drawn[key])] == []
-    for key, rows in engine.score(asked, top_k=6):
+    for key, rows in engine.score(asked, Keep(6)):
         assert np.array_equal(rows.logprobs_NK, scored[key].logprobs_NK)
 
 
@@ -164,7 +166,7 @@ def test_scoring_gives_what_was_captured(engine, drawn):
         for key, completion in drawn.items()
     ]
 
-    scored = dict(engine.score(asked, top_k=6))
+    scored = dict(engine.score(asked, Keep(6)))
 
     assert scored.keys() == drawn.keys()
     for key, completion in drawn.items():
@@ -173,11 +175,11 @@ def test_scoring_gives_what_was_captured(engine, drawn):
 
 def test_scoring_in_pieces_equals_scoring_whole(engine, drawn, monkeypatch):
     asked = [ScoreRequest(k, c.prompt_ids + c.prefill_ids, c.completion_ids) for k, c in list(drawn.items())[:7]]
-    whole = dict(engine.score(asked, top_k=6))
+    whole = dict(engine.score(asked, Keep(6)))
 
     monkeypatch.setattr(engine_module, "SCORE_LOGITS", 13 * engine.vocab_size)
 
-    for key, rows in engine.score(asked, top_k=6):
+    for key, rows in engine.score(asked, Keep(6)):
         assert_close(rows, whole[key])
 
 
@@ -186,6 +188,68 @@ def assert_close(got: TokenLogprobs, expected: TokenLogprobs) -> None:
     np.testing.assert_allclose(got.tail_N, expected.tail_N, atol=1e-4)
     np.testing.assert_allclose(got.logprobs_NK, expected.logprobs_NK, atol=1e-4)
     assert (got.ids_NK == expected.ids_NK).mean() > 0.99  # two entries of nearly equal probability may change places
+
+
+def test_tail_terms_at_other_temperatures_are_captured_and_scored_alike(engine, drawn):
+    """And requests that ask for one of them, or none, sit beside others: each gets its own."""
+    wanted = [(), (2.0,), (0.7, 2.0)]
+    asked = [
+        replace(r, sampling=replace(SAMPLING, logprob_temperatures=wanted[i % 3]))
+        for i, r in enumerate(requests(40)[:12])
+    ]
+    captured = {completion.key: completion for completion in engine.generate(asked)}
+    again = [ScoreRequest(c.key, c.prompt_ids + c.prefill_ids, c.completion_ids) for c in captured.values()]
+    scored = dict(engine.score(again, Keep(6, temperatures=(0.7, 2.0))))
+
+    for request in asked:
+        got, expected = captured[request.key], scored[request.key]
+        assert got.completion_ids == drawn[request.key].completion_ids
+        assert tuple(got.logprobs.tails) == request.sampling.logprob_temperatures
+        assert tuple(expected.tails) == (0.7, 2.0)
+        for temperature, tail_N in got.logprobs.tails.items():
+            np.testing.assert_allclose(tail_N, expected.tails[temperature], atol=1e-4)
+            inside_N = np.logaddexp.reduce(got.logprobs.logprobs_NK / temperature, axis=1)
+            whole_N = np.logaddexp(inside_N, tail_N)  # log sum of p^(1/T): 0 at T = 1, more above, less below
+            assert ((whole_N > 0) == (temperature > 1)).all()
+
+
+def test_draws_depend_on_the_key_and_nothing_else(engine, drawn):
+    asked = [ScoreRequest(k, c.prompt_ids + c.prefill_ids, c.completion_ids) for k, c in drawn.items()]
+    keep = Keep(draws=30, temperatures=(2.0,))
+    whole = dict(engine.score(asked, keep))
+    few = dict(engine.score(asked[::7][::-1], keep))
+
+    for key, got in few.items():
+        assert got.present_N.all()
+        assert len(got.realised_N) == len(drawn[key].completion_ids)
+        np.testing.assert_allclose(got.realised_N, drawn[key].logprobs.realised_N, atol=1e-4)
+        for name, values in vars(got).items():
+            if isinstance(values, np.ndarray):
+                assert np.array_equal(values, getattr(whole[key], name)), (key, name)
+        ids = {name: ScoreRequest(name, r.prompt_ids, r.completion_ids) for r in asked[:1] for name in ("a", "b")}
+    one, two = (got for _, got in sorted(engine.score(ids.values(), keep)))
+    assert not np.array_equal(one.ids_E, two.ids_E)
+
+
+def test_weights_in_4_bits_are_another_model(tmp_path, stopping_model):
+    pytest.importorskip("bitsandbytes")
+    config = engine_module.Config(quantization="nf4")
+    plain = engine_module.build(engine_module.Config(), str(stopping_model))
+    built = engine_module.build(config, str(stopping_model))
+    asked = [ScoreRequest("k", (1, 3), (70, 80, 90, 100))]
+    ((_, rough),) = built.score(asked, Keep(4))
+    ((_, exact),) = plain.score(asked, Keep(4))
+
+    assert built.identity.id != plain.identity.id
+    assert built.identity == engine_module.identify(config, str(stopping_model))
+    difference = np.abs(rough.realised_N - exact.realised_N).max()
+    assert 1e-4 < difference < 3
+
+
+def test_an_adapter_cannot_be_loaded_in_4_bits(tmp_path, stopping_model):
+    placement = Placement("cpu", "float32", "asked for")
+    with pytest.raises(DistillError, match="an adapter, and `quantization` takes whole models"):
+        engine_module._load(tmp_path, str(stopping_model), placement, quantised=True)
 
 
 @pytest.mark.parametrize(
@@ -199,7 +263,7 @@ def assert_close(got: TokenLogprobs, expected: TokenLogprobs) -> None:
 )
 def test_what_cannot_be_scored_is_refused(engine, prompt, completion, message):
     with pytest.raises(DistillError, match=message):
-        list(engine.score([ScoreRequest("key", prompt, completion)], top_k=2))
+        list(engine.score([ScoreRequest("key", prompt, completion)], Keep(2)))
 
 
 def test_a_padded_vocabulary_is_cut_to_the_tokenizer(tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from distill.core.errors import DistillError, MissingExtra
-from distill.core.protocols import Request, ScoreRequest
+from distill.core.protocols import Keep, Request, ScoreRequest
 from distill.core.records import Message, Sampling
 from distill.engines import vllm
 from distill.engines.vllm import Config, VllmEngine
@@ -151,7 +151,7 @@ def test_scores_are_transformers_own(engine: VllmEngine, tiny_model: Path, top_k
 
     model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
     asks = [ScoreRequest(f"s{n}", tuple(range(9, 12 + n)), tuple(range(40, 46 + n))) for n in range(6)]
-    scored = dict(engine.score(asks, top_k))
+    scored = dict(engine.score(asks, Keep(top_k)))
 
     assert sorted(scored) == [ask.key for ask in asks]
     for ask in asks:
@@ -170,7 +170,7 @@ def test_scores_stand_at_their_own_token_and_not_beside_it(engine: VllmEngine):
     """The alignment that a shard proves: offset 0 beats its neighbours, for an answer that the model itself drew."""
     (drawn,) = engine.generate([Request("x", ASK, Sampling(temperature=0.0, max_tokens=12))])
     ask = ScoreRequest("x", drawn.prompt_ids + drawn.prefill_ids, drawn.completion_ids)
-    ((_, row),) = engine.score([ask], 3)
+    ((_, row),) = engine.score([ask], Keep(3))
 
     assert (row.ids_NK[:, 0] == drawn.completion_ids).all(), "greedy: each token is the most probable of its own row"
 
@@ -180,7 +180,7 @@ def test_rows_that_do_not_fit_the_tokens_are_refused(engine: VllmEngine, monkeyp
     monkeypatch.setattr(LLMEngine, "_prompt_rows", lambda self, running: rows(self, running)[1:])  # type: ignore[index]  # asked for
 
     with pytest.raises(DistillError, match="vLLM gave 4 rows for the 5 tokens of s"):
-        list(engine.score([ScoreRequest("s", (9, 10), (40, 41, 42))], 3))
+        list(engine.score([ScoreRequest("s", (9, 10), (40, 41, 42))], Keep(3)))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_rows_that_do_not_fit_the_tokens_are_refused(engine: VllmEngine, monkeyp
 )
 def test_what_cannot_be_scored_is_refused(engine: VllmEngine, request_: ScoreRequest, message: str):
     with pytest.raises(DistillError, match=message):
-        list(engine.score([request_], 3))
+        list(engine.score([request_], Keep(3)))
 
 
 def test_the_drawn_token_outside_the_top_k_keeps_its_own_value(engine: VllmEngine):

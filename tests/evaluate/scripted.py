@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.core.config import Settings
 from distill.core.files import sha256_file
-from distill.core.protocols import Completion, Engine, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Engine, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity
 
 DRAWN: list[str] = []
@@ -51,7 +51,7 @@ class _Scripted:
                 latency_s=0.25, error="the server is gone" if text is None else None,
             )  # fmt: skip
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         raise NotImplementedError("a script has no log-probabilities")
 
     def close(self) -> None:

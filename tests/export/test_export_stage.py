@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +16,17 @@ from distill.core import files, tables
 from distill.core.config import Settings
 from distill.core.errors import ConfigError, DistillError
 from distill.core.models import ModelConfig, resolve
-from distill.core.records import Problem, Sample, Verdict
+from distill.core.records import Problem, Sample, Trace, Verdict
 from distill.core.stage import Report, StageRun, Workspace
 from distill.export import proof, stage
+from distill.export.divergence import Text
 from distill.export.merge import encode, write_folder
 from distill.export.source import Bounds, licence_of
+from distill.gguf import imatrix
 from distill.gguf.convert import convert
 from distill.sources import embedded
 from distill.stages import verify
+from tests.export.imatrix_reference import GOLDEN
 from tests.gguf.test_adapter import make_adapter
 from tests.tiny import make_tiny_model
 
@@ -32,20 +36,29 @@ def problems(n: int) -> list[Problem]:
     return embedded.build(embedded.Config(), {"train": 0, "dev": 0, "test": n})
 
 
+def traces(n: int) -> list[Trace]:
+    """Traces of embedded problems, as an import without ids brings them."""
+    return [
+        Trace(f"k{i}", problem.id, problem.messages, f"First step {i}.\nThen {i}*7={i * 7}.", f"It is {problem.gold}.")
+        for i, problem in enumerate(problems(n))
+    ]
+
+
 def run_stage(
     folder: Path, student: Path, formats: list[Any], n: int = 24, **sections: Settings
 ) -> tuple[Report, Path]:
     """Run `export` in `folder` on a student that was evaluated on `n` problems."""
-    for name in ("problems", "train", "evaluate", "out"):
+    for name in ("problems", "filter", "train", "evaluate", "out"):
         (folder / name).mkdir()
     tables.write(folder / "problems" / "problems.parquet", problems(n), Problem)
+    tables.write(folder / "filter" / "traces.parquet", traces(12), Trace)
     shutil.copytree(student, folder / "train" / "student")
     results = {"split": "test", "sampling": {"max_tokens": 120, "thinking": None}, "models": []}
     files.write_json(folder / "evaluate" / "results.json", results)
     run = StageRun(
         name="export",
         out=folder / "out",
-        inputs={name: folder / name for name in ("problems", "train", "evaluate")},
+        inputs={name: folder / name for name in ("problems", "filter", "train", "evaluate")},
         sections={
             "export": stage.Config.model_validate(formats),
             "verify": verify.Config(),
@@ -59,15 +72,16 @@ def run_stage(
 
 
 def test_every_file_is_proved_and_answers_as_the_student_does(tmp_path: Path):
-    formats = ["safetensors", {"gguf": "q8_0"}, {"format": "gguf", "type": "f16"}, {"gguf": "q4_k_m"}]
+    weighed = {"format": "gguf", "type": "q4_k_m", "imatrix": "traces"}
+    formats = ["safetensors", {"gguf": "q8_0"}, {"format": "gguf", "type": "f16"}, weighed]
 
     report, out = run_stage(tmp_path, resolve("embedded-teacher"), formats)
 
     assert report.missed is None
     said = {entry["name"]: entry for entry in files.read_json(out / "proof.json")["files"]}
-    assert list(said) == ["safetensors", "gguf-q8_0", "gguf-f16", "gguf-q4_k_m"]
+    assert list(said) == ["safetensors", "gguf-q8_0", "gguf-f16", "gguf-q4_k_m-imatrix"]
     assert {name: entry["tiers"] for name, entry in said.items()} == {
-        "safetensors": [1, 2], "gguf-q8_0": [1, 2, 3], "gguf-f16": [1, 2, 3], "gguf-q4_k_m": [1, 2, 3],
+        "safetensors": [1, 2], "gguf-q8_0": [1, 2, 3], "gguf-f16": [1, 2, 3], "gguf-q4_k_m-imatrix": [1, 2, 3],
     }  # fmt: skip
     for name, entry in said.items():
         assert entry["max_logprob_diff"] <= 1e-3
@@ -75,9 +89,13 @@ def test_every_file_is_proved_and_answers_as_the_student_does(tmp_path: Path):
         assert entry["run"] == f"distill chat {entry['file']}"
         if name != "safetensors":
             assert entry["rate"]["n"] == 24
+            assert entry["top_1"] > 0.95 and entry["tokens_per_s"] > 0
+    assert said["gguf-f16"]["kl"] < said["gguf-q8_0"]["kl"] < said["gguf-q4_k_m-imatrix"]["kl"] < 0.05
+    matrix = imatrix.read(out / "gguf-q4_k_m-imatrix" / "imatrix.gguf")
+    assert (matrix.dataset, len(matrix.entries)) == ("kept traces", 3 * 7)
     assert said["gguf-f16"]["greedy_equal"] >= 0.95
     assert 8 < said["gguf-q8_0"]["bits_per_weight"] < 9
-    assert 4 < said["gguf-q4_k_m"]["bits_per_weight"] < 5.2
+    assert 4 < said["gguf-q4_k_m-imatrix"]["bits_per_weight"] < 5.2
     student = resolve("embedded-teacher")
     copied = out / "safetensors" / "student"
     assert (copied / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
@@ -167,6 +185,53 @@ def test_bounds_on_answers_are_told_when_missed():
     assert loose["missed"] == []
 
 
+def test_distributions_are_compared_on_the_students_accepted_answers():
+    own = answers(["a", "b"], ["wrong", "correct"])
+    ids: Any = {"prompt_ids": (1, 2), "prefill_ids": (3,)}
+    both = stage.Greedy([replace(s, **ids, completion_ids=(n,)) for n, s in enumerate(own.samples, 7)], own.verdicts)
+
+    assert stage.held_out(both) == [Text((1, 2, 3, 8), 3)]
+    assert stage.held_out(stage.Greedy(both.samples[:1], both.verdicts[:1])) == [Text((1, 2, 3, 7), 3)]  # none accepted
+    assert stage.held_out(own) == []  # an engine without ids
+
+
+def test_an_importance_matrix_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path):
+    section = stage.Config.model_validate([{"gguf": {"type": "q4_k_m", "imatrix": "missing.gguf"}}])
+
+    assert stage.check({"export": section}) == (
+        ("export",), "imatrix `missing.gguf`: no such file; it is `none`, `traces` or a file of llama-imatrix",
+    )  # fmt: skip
+    assert stage.check({"export": stage.Config.model_validate([{"gguf": {"imatrix": "traces"}}])}) is None
+    student = str(resolve("embedded-student"))
+    for given, words in (("missing.gguf", "no such file"), ("traces", "goes with an experiment")):
+        with pytest.raises(ConfigError, match=words):
+            stage.export_folder(student, tmp_path / "out", [stage.format_choice("gguf", type="q4_k_m", imatrix=given)])
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ConfigError, match="`imatrix` has no effect on q8_0"):
+        stage.format_choice("gguf", type="q8_0", imatrix="traces")
+
+
+def test_the_key_of_an_export_holds_the_matrixs_content(tmp_path: Path):
+    (tmp_path / "m.gguf").write_bytes(b"1")
+    section = stage.Config.model_validate([{"gguf": {"type": "q4_k_m", "imatrix": str(tmp_path / "m.gguf")}}])
+    before = stage.externals({"export": section})
+
+    (tmp_path / "m.gguf").write_bytes(b"2")
+
+    assert before != stage.externals({"export": section})
+
+
+def test_a_folder_takes_a_file_of_llama_imatrix(tmp_path: Path):
+    choice = stage.format_choice("gguf", type="iq4_xs", imatrix=str(GOLDEN / "student.dat"))
+
+    report = stage.export_folder("embedded-student", tmp_path, [choice])
+
+    (entry,) = report.data["files"]
+    assert report.missed is None
+    assert entry["name"] == "gguf-iq4_xs-imatrix" and entry["tiers"] == [1, 2, 3]
+    assert entry["kl"] < 0.05
+
+
 def test_a_missed_bound_is_the_reports(tmp_path: Path, monkeypatch):
     folder = make_tiny_model(tmp_path / "m")
     monkeypatch.setattr(proof, "LOGPROB_TOLERANCE", 0.0)
@@ -207,7 +272,8 @@ def test_the_section_is_a_list_or_says_more():
     long = stage.Config.model_validate({"formats": ["gguf"], "problems": 10})
 
     assert [choice.dump() for choice in short.formats] == [
-        {"format": "gguf", "type": "q8_0"}, {"format": "safetensors", "dtype": "stored"},
+        {"format": "gguf", "type": "q8_0", "imatrix": "none"},
+        {"format": "safetensors", "dtype": "stored", "adapter": "merged", "shard_gb": 5.0},
     ]  # fmt: skip
     assert (long.problems, long.formats[0].name) == (10, "gguf")
     assert stage.Config.model_validate([]).asks_nothing

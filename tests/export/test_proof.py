@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf import TokenType
+from gguf import GGUFReader, TokenType
 
 from distill import embedded
 from distill.core.models import resolve
 from distill.export import proof
 from distill.export.runtime import Questions, ask
-from distill.gguf import architectures, convert, tokenizer
+from distill.gguf import architectures, convert, tokenizer, types
 from distill.gguf.architectures import ModelFolder
 from distill.gguf.runtime import ServerEnded
 from tests.tiny import make_tiny_model
@@ -25,6 +25,7 @@ LLAMA3 = {
     "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 100,
 }  # fmt: skip
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 64}
 SHAPE: dict[str, Any] = {"layers": 5, "scale": 0.12, "tied": False}
 
 
@@ -37,11 +38,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         "qwen3": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}},
         "qwen2": {},
         "smollm3": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+        "yarn": {"rope_parameters": {**YARN, "attention_factor": 1.5}},
     }
 
     def model(name: str) -> Path:
         if not (folder / name).exists():
-            made = make_tiny_model(folder / name, architecture=name, **SHAPE, **extra[name])
+            architecture = "qwen3" if name == "yarn" else name
+            made = make_tiny_model(folder / name, architecture=architecture, **SHAPE, **extra[name])
             _randomise_small_parts(made)
         return folder / name
 
@@ -69,6 +72,23 @@ def test_every_architecture_gives_transformers_log_probabilities(models, tmp_pat
     assert check.figures["layers"] == 5
 
 
+@pytest.mark.parametrize(
+    ("architecture", "rope"),
+    [
+        ("qwen3", {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}),
+        ("qwen2", YARN),
+        ("llama", {**YARN, "attention_factor": 1.5}),
+        ("smollm3", {**YARN, "mscale": 1.0, "mscale_all_dim": 0.5}),
+    ],
+)
+def test_scaled_ropes_give_transformers_log_probabilities(tmp_path: Path, architecture: str, rope: dict[str, Any]):
+    folder = make_tiny_model(tmp_path / "m", architecture=architecture, rope_parameters=rope, **SHAPE)
+
+    check = proof.twin(folder, log=tmp_path / "log")
+
+    assert check.missed is None
+
+
 def test_the_first_layers_of_a_large_model_do_as_well(models, tmp_path: Path, monkeypatch):
     monkeypatch.setattr(proof, "WHOLE_UP_TO", 1000)
 
@@ -91,6 +111,12 @@ def _swap(self: ModelFolder, weights: Any) -> list[architectures.Tensor]:
     ]  # fmt: skip
 
 
+def _repeat(self: ModelFolder, weights: Any) -> list[architectures.Tensor]:
+    made = _TENSORS(self, weights)
+    first = {tensor.name: tensor for tensor in made}
+    return [replace(t, make=first[t.name.replace("blk.2.", "blk.1.")].make) for t in made]
+
+
 _TENSORS = ModelFolder.tensors
 _SETTINGS = ModelFolder.write_settings
 _INTERLEAVE = architectures.interleave
@@ -103,7 +129,10 @@ def _other_eps(self: ModelFolder, writer: Any) -> None:
 
 FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "q and k not permuted": ("llama", lambda m: m.setattr(architectures, "interleave", lambda values, _: values)),
-    "k permuted with the query heads": ("llama", lambda m: m.setattr(ModelFolder, "kv_heads", ModelFolder.heads)),
+    "k permuted with the query heads": (
+        "llama",
+        lambda m: m.setattr(architectures, "interleave", lambda values, _: _INTERLEAVE(values, 4)),
+    ),
     "k and q permuted as one head": (
         "llama",
         lambda m: m.setattr(architectures, "interleave", lambda values, _: _INTERLEAVE(values, 1)),
@@ -127,6 +156,9 @@ FAULTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
         "qwen3",
         lambda m: m.setattr(ModelFolder, "tensors", _keep(lambda t: t.name == "output.weight")),
     ),
+    "yarn dropped": ("yarn", lambda m: m.setattr(ModelFolder, "rope_type", "default")),
+    "yarn's attention factor dropped": ("yarn", lambda m: m.setattr(architectures, "_magnitude", lambda *_: 1.5)),
+    "a layer twice": ("qwen3", lambda m: m.setattr(ModelFolder, "tensors", _repeat)),
     "eps 1e-5 for 1e-6": ("llama", lambda m: m.setattr(ModelFolder, "write_settings", _other_eps)),
 }
 
@@ -139,9 +171,45 @@ def test_tier_2_catches(models, tmp_path: Path, monkeypatch, fault: str):
 
     check = proof.twin(folder, log=tmp_path / "log")
 
-    assert check.missed is not None
-    if fault != "k permuted with the query heads":  # that one gives the file a wrong head count too: it does not load
-        assert "log-probabilities differ by" in check.missed
+    assert check.missed is not None and "log-probabilities differ by" in check.missed
+
+
+def test_eps_is_told_from_noise_by_the_exact_setting_alone(models, tmp_path: Path, monkeypatch):
+    """A float16 cache with flash attention, llama.cpp's defaults, makes as much noise as the fault."""
+    from distill.export import runtime
+
+    settings = runtime.RuntimeSettings
+    noisy = lambda *given, **named: settings(*given, **{**named, "exact": False})  # noqa: E731  a stand-in
+    monkeypatch.setattr(runtime, "RuntimeSettings", noisy)
+
+    check = proof.twin(models("llama"), log=tmp_path / "log")
+
+    assert check.figures["max_logprob_diff"] > proof.LOGPROB_TOLERANCE  # of a right file
+
+
+def test_norms_in_f16_abort_the_runtime_and_both_tiers_say_so(models, tmp_path: Path, monkeypatch):
+    ideal = types.ideal
+    monkeypatch.setattr(
+        types, "ideal", lambda name, *rest, **more: types.F16 if "norm" in name else ideal(name, *rest, **more)
+    )
+    made = convert.convert(models("qwen3"), tmp_path / "x.gguf", "f32")
+
+    opened = proof.opens(tmp_path / "x.gguf", models("qwen3"), made, tmp_path / "log")
+    check = proof.twin(models("qwen3"), log=tmp_path / "log")
+
+    assert [c.name for c in opened] == ["opens"] and "llama.cpp" in str(opened[0].missed)
+    assert "llama.cpp" in str(check.missed)
+
+
+def test_a_vocabulary_one_token_short_does_not_load(models, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(
+        convert, "read_vocabulary", _vocabulary(lambda v: replace(v, pieces=v.pieces[:-1], kinds=v.kinds[:-1]))
+    )
+    made = convert.convert(models("qwen3"), tmp_path / "x.gguf", "q8_0")
+
+    opened = proof.opens(tmp_path / "x.gguf", models("qwen3"), made, tmp_path / "log")
+
+    assert "llama.cpp cannot run it" in str(opened[0].missed)
 
 
 def test_a_head_width_that_is_not_written_does_not_load(models, tmp_path: Path, monkeypatch):
@@ -157,13 +225,35 @@ def tier_1(folder: Path, file: Path, made: convert.Plan) -> dict[str, str | None
     return {check.name: check.missed for check in checks}
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "q6_k", "q4_k_m"])
-def test_tier_1_passes_every_type(tiny_model: Path, tmp_path: Path, kind: str):
+@pytest.mark.parametrize("kind", ["f16", "q8_0", "q4_k_m"])
+def test_tier_1_passes(tiny_model: Path, tmp_path: Path, kind: str):
     made = convert.convert(tiny_model, tmp_path / "x.gguf", kind)
 
     assert tier_1(tiny_model, tmp_path / "x.gguf", made) == dict.fromkeys(
         ["types", "size", "values", "opens", "ids", "chat", "stops"]
     )
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose rows take every type."""
+    return make_tiny_model(tmp_path_factory.mktemp("wide") / "m", hidden=256, feed_forward=256, head_dim=64, layers=1)
+
+
+@pytest.mark.parametrize("kind", types.FILE_TYPES)
+def test_values_of_every_type_are_within_its_bound_and_shuffled_bytes_are_not(wide: Path, tmp_path: Path, kind: str):
+    file = tmp_path / "x.gguf"
+    made = convert.convert(wide, file, kind)
+    assert [check.missed for check in proof.read_back(file, made)] == [None, None, None]
+    assert made.n_fallback == 0
+
+    tensor = next(t for t in GGUFReader(file).tensors if t.name == "blk.0.ffn_up.weight")
+    start, end = int(tensor.data_offset), int(tensor.data_offset) + int(tensor.n_bytes)
+    content = bytearray(file.read_bytes())
+    content[start:end] = content[start:end][::-1]
+    file.write_bytes(content)
+
+    assert "blk.0.ffn_up.weight is off by" in str(proof.read_back(file, made)[2].missed)
 
 
 def _vocabulary(change: Callable[[tokenizer.Vocabulary], tokenizer.Vocabulary]) -> Callable[..., tokenizer.Vocabulary]:

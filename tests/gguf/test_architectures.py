@@ -82,6 +82,7 @@ def test_rope_theta_is_found_wherever_it_is_written(tmp_path: Path, where: dict[
             "Qwen3ForCausalLM with rope type `llama3`",
         ),
         ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [1, 1]}, None),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "beta_fast": 32, "truncate": True}}, None),
         ({"architectures": ["SmolLM3ForCausalLM"], "no_rope_layers": [0, 1]}, "no_rope_layers"),
     ],
 )
@@ -93,6 +94,12 @@ def test_what_the_graph_cannot_do_is_refused_with_the_way_around(
         return
     with pytest.raises(DistillError, match=f"{words}.*export `safetensors` and convert that folder with llama.cpp's"):
         described(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("beta_fast", 16.0), ("beta_slow", 2), ("truncate", False)])
+def test_a_yarn_that_llama_cpp_does_not_run_is_refused(tmp_path: Path, setting: str, value: object):
+    with pytest.raises(DistillError, match=f"yarn's {setting}={value} has no form in GGUF: llama.cpp's graph knows"):
+        described(tmp_path, rope_parameters={"rope_type": "yarn", "factor": 4.0, setting: value})
 
 
 def test_a_missing_and_a_foreign_tensor_are_named(tmp_path: Path):

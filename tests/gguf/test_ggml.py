@@ -13,7 +13,11 @@ from distill.core.errors import DistillError, MissingExtra
 from distill.gguf import ggml
 
 KINDS = GGMLQuantizationType
-STORED_ERROR = {KINDS.Q4_K: 0.071389, KINDS.Q5_0: 0.042839, KINDS.Q6_K: 0.017770}
+STORED_ERROR = {
+    KINDS.Q6_K: 0.017770, KINDS.Q5_K: 0.036414, KINDS.Q5_1: 0.038127, KINDS.Q5_0: 0.042839, KINDS.Q4_K: 0.071389,
+    KINDS.Q4_1: 0.078246, KINDS.Q4_0: 0.086484, KINDS.IQ4_NL: 0.076489, KINDS.IQ4_XS: 0.077023, KINDS.Q3_K: 0.152091,
+    KINDS.Q2_K: 0.296300,
+}  # fmt: skip
 """Relative root mean square error that ggml leaves on `gaussian()`; its encoders must not drift from it."""
 
 
@@ -52,6 +56,21 @@ def test_other_encoders_leave_the_stored_error(kind: KINDS):
 
     error = np.sqrt(np.mean((got - values) ** 2) / np.mean(values**2))
     assert error == pytest.approx(STORED_ERROR[kind], rel=0.005)
+
+
+@pytest.mark.parametrize("kind", [KINDS.Q8_0, KINDS.Q4_K, KINDS.IQ4_XS])
+def test_threads_change_no_byte(kind: KINDS, monkeypatch):
+    values, importance = gaussian()[:37], np.linspace(0.1, 5, 512, dtype=np.float32)
+    alone = ggml.quantise(values, kind, importance)
+    monkeypatch.setattr(ggml, "ROWS_APART", 1)
+
+    assert np.array_equal(ggml.quantise(values, kind, importance, threads=5), alone)
+    assert np.array_equal(ggml.quantise(values[:2], kind, importance, threads=5), alone[: 2 * alone.size // 37])
+
+
+def test_importance_of_another_width_is_a_fault():
+    with pytest.raises(ValueError, match=r"importance of shape \(4,\) for rows of 512"):
+        ggml.quantise(gaussian(), KINDS.Q4_K, np.ones(4, np.float32))
 
 
 def test_rows_are_encoded_each_for_itself():

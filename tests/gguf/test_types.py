@@ -88,5 +88,5 @@ def test_few_layers_still_get_their_share():
 
 
 def test_an_unknown_type_is_refused_by_name():
-    with pytest.raises(ConfigError, match="no GGUF type `q4_k`; known: f32, f16, bf16, q8_0, q6_k, q4_k_m"):
+    with pytest.raises(ConfigError, match="no GGUF type `q4_k`; known: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s"):
         types.file_type("q4_k")

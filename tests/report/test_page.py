@@ -106,7 +106,7 @@ def test_nothing_is_loaded_from_anywhere(html: str):
 
 def test_every_plot_has_its_numbers_in_a_table_and_a_name(html: str):
     plots = html.count('<svg class="plot" role="img" aria-label="')
-    assert plots == html.count("<svg") == 7
+    assert plots == html.count("<svg") == 8
     for figure in re.findall(
         r'<div class="(?:pair|stack)">.*?</figure>\s*(?:<div>.*?</div>\s*</div>)?', html, re.DOTALL
     ):
@@ -142,6 +142,13 @@ def test_hostile_names_in_plots_are_escaped(tmp_path: Path):
     reader = read(svg)
     assert not [tag for tag, _ in reader.tags if tag in ("script", "img")]
     assert "$x_1$" in "".join(reader.text)
+
+
+def test_accuracy_on_dev_problems_has_its_curve_where_a_training_looked(run: Path, html: str):
+    curves = collect(run).curves
+    assert curves[0].points["dev_accuracy"] == ((60, 0.2), (120, 0.4), (180, 0.6), (240, 0.8))
+    assert any("dev_accuracy" not in curve.points for curve in curves)
+    assert "Accuracy on dev problems by training step" in html
 
 
 def test_the_same_run_gives_the_same_page(run: Path, html: str):

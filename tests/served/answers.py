@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,6 +107,27 @@ def text_of(answer: Answer, dialect: str) -> str:
     if answer.answer is None:
         return f"{before}{answer.reasoning}"
     return f"{before}{answer.reasoning}{between}{answer.answer}{after if answer.finish_reason == FINISHED else ''}"
+
+
+def distribution(ids: Sequence[int], vocab: int) -> list[float]:
+    """Log-probabilities of what follows these ids: a function of the last few of them, peaked at some, with ties."""
+    rng = random.Random(repr(tuple(ids[-6:])))
+    logits = [float(round(rng.gauss(0.0, 2.5))) for _ in range(vocab)]
+    most = math.log(math.fsum(math.exp(value) for value in logits))
+    return [value - most for value in logits]
+
+
+def prompt_logprobs(ids: Sequence[int], k: int, vocab: int) -> list[dict[str, Any] | None]:
+    """Rows of a prompt as vLLM sends them: the k largest in order, and the token that stands there if it is none."""
+    rows: list[dict[str, Any] | None] = [None]
+    for j in range(1, len(ids)):
+        values = distribution(ids[:j], vocab)
+        order = sorted(range(vocab), key=lambda i: -values[i])
+        shown = order[:k] if ids[j] in order[:k] else [ids[j], *order[:k]]
+        rows.append({
+            str(i): {"logprob": values[i], "rank": order.index(i) + 1, "decoded_token": f"<{i}>"} for i in shown
+        })  # fmt: skip
+    return rows
 
 
 def message_of(answer: Answer, dialect: str) -> dict[str, Any]:

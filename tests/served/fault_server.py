@@ -121,6 +121,10 @@ class Plan:
     """False: the seed is ignored, and all samples of a question are alike."""
     refuse: str | None = None
     """A question that is answered with 400, always."""
+    vocab: int = 320
+    """Entries of the vocabulary when given tokens are scored (`prompt_logprobs`)."""
+    max_logprobs: int = 20
+    """More log-probabilities a token than this are refused, as vLLM does."""
     most_at_once: int | None = None
     """More calls than this at one time are refused with 429."""
     log: bool = True
@@ -145,6 +149,9 @@ class Endpoint:
     prompt_tokens: int = 0
     at_once: int = 0
     most_at_once: int = 0
+    scored_at_once: int = 0
+    most_scored_at_once: int = 0
+    """Given tokens that are being scored, and the most there were."""
     connections: int = 0
     first_s: float | None = None
     last_s: float = 0.0
@@ -167,6 +174,7 @@ class Endpoint:
             "prompt_tokens": self.prompt_tokens,
             "at_once": self.at_once,
             "most_at_once": self.most_at_once,
+            "most_scored_at_once": self.most_scored_at_once,
             "connections": self.connections,
             "seconds": 0.0 if self.first_s is None else self.last_s - self.first_s,
         }
@@ -474,7 +482,12 @@ class Server:
         plan, asked = endpoint.plan, json.loads(call.body)
         prompt, seed = asked["messages"] if chat else asked["prompt"], asked.get("seed") if plan.seeded else None
         key = hashlib.blake2b(answers.dumps([prompt, asked.get("seed")]), digest_size=12).hexdigest()
-        question = prompt[-1]["content"] if chat else prompt
+        question = prompt[-1]["content"] if chat else prompt if isinstance(prompt, str) else str(prompt)
+        wanted = asked.get("prompt_logprobs") or 0
+        if wanted > plan.max_logprobs:
+            text = f"Requested prompt logprobs of {wanted}, which is greater than max allowed: {plan.max_logprobs}"
+            await reply.whole(400, _error(text))
+            return True
         kind = "400" if question == plan.refuse else self._kind(endpoint, key, call)
         now_s = time.monotonic()
         endpoint.first_s = now_s if endpoint.first_s is None else endpoint.first_s
@@ -497,6 +510,9 @@ class Server:
         endpoint.prompt_tokens += answer.prompt_tokens
         counted = answers.draw(self.seed, key, "usage") < plan.usage
         _fill(reply, plan, answer, asked, chat=chat, counted=counted)
+        scored = len(prompt) if wanted else 0
+        endpoint.scored_at_once += scored
+        endpoint.most_scored_at_once = max(endpoint.most_scored_at_once, endpoint.scored_at_once)
         endpoint.at_once += 1
         endpoint.most_at_once = max(endpoint.most_at_once, endpoint.at_once)
         try:
@@ -516,6 +532,7 @@ class Server:
             return stays
         finally:
             endpoint.at_once -= 1
+            endpoint.scored_at_once -= scored
 
     def _kind(self, endpoint: Endpoint, key: str, call: Call) -> str:
         plan = endpoint.plan
@@ -546,6 +563,8 @@ def _fill(reply: Reply, plan: Plan, answer: Answer, asked: dict[str, Any], *, ch
             else {"text": answers.text_of(answer, plan.dialect)}
         )
         choice = {"index": 0, **shown, "finish_reason": answer.finish_reason}
+        if asked.get("prompt_logprobs"):
+            choice["prompt_logprobs"] = answers.prompt_logprobs(asked["prompt"], asked["prompt_logprobs"], plan.vocab)
         reply.body = answers.dumps(about | {"choices": [choice]} | ({} if usage is None else {"usage": usage}))
         return
     reply.stream = True

@@ -30,7 +30,7 @@ import yaml
 from distill import cli
 from distill.core import shards, tables
 from distill.core.models import resolve
-from distill.core.protocols import ScoreRequest
+from distill.core.protocols import Keep, ScoreRequest
 from distill.core.records import Message, Problem, Sample, Verdict
 from distill.engines import transformers as local
 from distill.gguf.convert import convert
@@ -200,7 +200,7 @@ def test_llama_cpp_answers_with_ids_and_log_probabilities(
         rows[sample.key] = shard.rows(sample.key, sample.completion_ids)
     scoring = local.build(local.Config(), "embedded-teacher")
     try:
-        for key, scored in scoring.score(requests, 8):
+        for key, scored in scoring.score(requests, Keep(8)):
             there = rows[key].present_N
             assert there.mean() > 0.9
             difference = np.abs(rows[key].realised_N - scored.realised_N)[there]

@@ -6,6 +6,7 @@ Shapes: N completion tokens, V vocabulary entries, K recorded ids.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def write_shard(
             soft_NV = log_p_NV / temperature
             np.put_along_axis(soft_NV, kept.ids_NK.astype(np.int64), -np.inf, axis=1)
             tails[temperature] = np.logaddexp.reduce(soft_NV, axis=1).astype(np.float32)
-        rows.append(ShardRows(trace.key, trace.completion_ids, kept, tails))
+        rows.append(ShardRows(trace.key, trace.completion_ids, replace(kept, tails=tails)))
     about = {"model_id": "teacher", "template": None, "vocab_size": vocab, "top_k": k, **info}
     shards.write(path, rows, ShardInfo(tokenizer=tokenizer, temperatures=temperatures, **about))
 

@@ -40,7 +40,8 @@ def test_labels_come_from_lengths_and_keep_a_stop_that_equals_the_padding(studen
     batch = Collator(rows, None)([{"row": 0}, {"row": 1}])
     assert batch["labels"].tolist() == [[IGNORED, IGNORED, 7, end, IGNORED, IGNORED], [IGNORED] * 3 + [end, 8, end]]
     assert batch["input_ids"][1].tolist() == [5, end, 9, end, 8, end]
-    assert set(batch) == {"input_ids", "labels"}
+    assert batch["rows"].tolist() == [[0], [1]]
+    assert set(batch) == {"input_ids", "labels", "rows"}
 
 
 def test_every_row_meets_its_own_teacher_rows_in_any_order(collator: Collator) -> None:

@@ -1,4 +1,4 @@
-"""The chunked head loss against plain autograd over full logits, in float64.
+"""The chunked head loss against plain autograd over full logits, in every mode, on every kind of head.
 
 Shapes as in students/head_loss.py.
 """
@@ -7,105 +7,109 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.core import plugins
-from students.divergence import Divergence
-from students.head_loss import HeadLoss, Matching, TeacherRows, head_loss
+from students.head_loss import LiveRows, Matching, SampledRows, Signal, TeacherRows, head_loss
+from tests.students import naive
+from tests.students.naive import DIVERGENCES, HEADS, MODES, build, head_of, live_of, sampled_of, signal_of, teacher_of
 
-R, H, V, K = 37, 12, 61, 5
-DIVERGENCES = plugins.names("students.losses")
-
-
-def build(name: str, **settings: Any) -> Divergence:
-    module = plugins.load("students.losses", name)
-    divergence: Divergence = module.build(module.Config(**settings))
-    return divergence
+R, H, V, SHARED, K = 37, 12, 61, 55, 5
 
 
-def naive_divergence(name: str, teacher_RB: Tensor, student_RB: Tensor) -> Tensor:
-    """Each divergence written from its definition on probabilities, for autograd."""
-    p, q = teacher_RB.exp(), student_RB.exp()
-    if name == "forward_kl":
-        return (p * (p / q).log()).sum(1)
-    if name == "reverse_kl":
-        return (q * (q / p).log()).sum(1)
-    m = 0.5 * (p + q)
-    return 0.5 * (p * (p / m).log()).sum(1) + 0.5 * (q * (q / m).log()).sum(1)
+class Case:
+    """Random hidden states, labels inside and outside the teacher's ids, and full teacher logits."""
 
-
-def teacher_of(
-    logits_RV: Tensor, temperature: float = 1.0, k: int = K, dtype: torch.dtype = torch.float64
-) -> TeacherRows:
-    """The sparse record of full teacher logits, with its exact tail term."""
-    log_p_RV = logits_RV.log_softmax(1)
-    values_RK, ids_RK = log_p_RV.topk(k, dim=1)
-    rest_RV = (log_p_RV / temperature).scatter(1, ids_RK, -math.inf)
-    return TeacherRows(ids_RK, values_RK.to(dtype), rest_RV.logsumexp(1), torch.ones(len(logits_RV), dtype=torch.bool))
-
-
-def naive(
-    logits_RV: Tensor, labels_R: Tensor, teacher: TeacherRows, name: str, weight: float, temperature: float, vocab: int
-) -> Tensor:
-    """The same loss with full logits, logarithms of probabilities and autograd."""
-    ce_R = -logits_RV.log_softmax(1).gather(1, labels_R[:, None])[:, 0]
-    q_RV = (logits_RV[:, :vocab] / temperature).softmax(1)
-    top_RK = q_RV.gather(1, teacher.ids_RK)
-    tail_R1 = q_RV.scatter(1, teacher.ids_RK, 0.0).sum(1, keepdim=True)
-    student_RB = torch.cat([top_RK, tail_R1], 1).log()
-    recorded_RB = torch.cat([teacher.logprobs_RK / temperature, teacher.tail_R[:, None]], 1)
-    kd_R = naive_divergence(name, recorded_RB.log_softmax(1), student_RB)
-    w_R = teacher.present_R.to(ce_R.dtype) * weight
-    return ((1 - w_R) * ce_R + w_R * temperature**2 * kd_R).sum()
+    def __init__(self, dtype: torch.dtype = torch.float64) -> None:
+        torch.manual_seed(0)
+        self.hidden_RH = torch.randn(R, H, dtype=torch.float64).to(dtype)
+        self.teacher_RV = torch.randn(R, SHARED, dtype=torch.float64) * 2
+        likely_R = self.teacher_RV.argmax(1)
+        self.labels_R = torch.where(torch.rand(R) < 0.5, likely_R, torch.randint(0, SHARED, (R,)))
 
 
 @pytest.fixture
-def case() -> dict[str, Any]:
-    torch.manual_seed(0)
-    hidden_RH = torch.randn(R, H, dtype=torch.float64)
-    teacher = teacher_of(torch.randn(R, V - 6, dtype=torch.float64) * 2)
-    labels_R = torch.where(torch.rand(R) < 0.5, teacher.ids_RK[:, 0], torch.randint(0, V - 6, (R,)))
-    return {"hidden": hidden_RH, "labels": labels_R, "teacher_logits": torch.randn(R, V - 6, dtype=torch.float64) * 2}
+def case() -> Case:
+    return Case()
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+def trained(head: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in head.parameters() if parameter.requires_grad]
+
+
+def distance(mine: Tensor, theirs: Tensor) -> float:
+    return float((mine.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES)
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize("kind", HEADS)
 def test_value_and_gradients_equal_plain_autograd(
-    case: dict[str, Any], name: str, temperature: float, bias: bool
+    case: Case, mode: str, name: str, temperature: float, weight: float, kind: str
 ) -> None:
-    head = nn.Linear(H, V, bias=bias).double()
-    teacher = teacher_of(case["teacher_logits"], temperature)
-    teacher = TeacherRows(teacher.ids_RK, teacher.logprobs_RK, teacher.tail_R, torch.arange(R) % 4 != 1)
-    matching = Matching(build(name), 0.3, temperature, vocab_size=V - 6)
-    inputs = [case["hidden"].clone().requires_grad_(), *head.parameters()]
+    """In float64, with absent rows, several chunks, padding rows in the head, and an upstream gradient."""
+    head, finish = head_of(kind, H, V)
+    signal = naive.absent(signal_of(mode, case.teacher_RV, temperature), torch.arange(R) % 4 != 1)
+    matching = Matching(build(name), weight, temperature, SHARED)
+    inputs = [case.hidden_RH.requires_grad_(), *trained(head)]
 
-    expected = naive(head(inputs[0]), case["labels"], teacher, name, 0.3, temperature, V - 6)
+    logits_RV = head(inputs[0]) if finish is None else finish(head(inputs[0]))
+    expected = naive.loss(
+        logits_RV, case.labels_R, signal, case.teacher_RV, name=name, weight=weight, temperature=temperature
+    )
     expected_grads = torch.autograd.grad(1.7 * expected, inputs)
-    got = head_loss(inputs[0], case["labels"], head, teacher=teacher, matching=matching, tile_bytes=10 * V * 8)
+    got = head_loss(
+        inputs[0], case.labels_R, head, teacher=signal, matching=matching, finish=finish, tile_bytes=11 * V * 8 * 4
+    )
     got_grads = torch.autograd.grad(1.7 * got.loss, inputs)
 
-    assert got.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert got.loss.item() == pytest.approx(expected.item(), rel=1e-14)
     for mine, theirs in zip(got_grads, expected_grads, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-13)
+        assert distance(mine, theirs) < 3e-14
 
 
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize(("mode", "name"), MODES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_printed_loss_is_the_loss_that_is_optimised(case: dict[str, Any], name: str, temperature: float) -> None:
+@pytest.mark.parametrize("kind", HEADS)
+def test_single_precision_loses_no_more_than_its_rounding(
+    case: Case, mode: str, name: str, temperature: float, kind: str
+) -> None:
+    torch.manual_seed(3)
+    head, finish = head_of(kind, H, V)
+    single, _ = head_of(kind, H, V, torch.float32)
+    single.load_state_dict(head.state_dict())
+    matching, got = Matching(build(name), 0.5, temperature, SHARED), []
+    for one, dtype in ((head, torch.float64), (single, torch.float32)):
+        signal = signal_of(mode, case.teacher_RV.to(dtype), temperature)
+        hidden_RH = case.hidden_RH.detach().to(dtype).requires_grad_()
+        loss = head_loss(hidden_RH, case.labels_R, one, teacher=signal, matching=matching, finish=finish).loss
+        got.append((loss, torch.autograd.grad(loss, [hidden_RH, *trained(one)])))
+    (exact, exact_grads), (value, grads) = got
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), rel=5e-7)
+    for mine, theirs in zip(grads, exact_grads, strict=True):
+        assert distance(mine, theirs) < 4e-6
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES)
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("weight", [0.6, 1.0])
+@pytest.mark.parametrize("kind", ["plain", "frozen"])
+def test_printed_loss_is_the_loss_that_is_optimised(
+    case: Case, mode: str, name: str, temperature: float, weight: float, kind: str
+) -> None:
     """Finite differences of the value equal the returned gradient: T squared is in both, or in neither."""
-    head = nn.Linear(H, V, bias=False).double()
-    teacher, matching = teacher_of(case["teacher_logits"], temperature), Matching(build(name), 0.6, temperature, V - 6)
+    head, _ = head_of(kind, H, V)
+    signal, matching = signal_of(mode, case.teacher_RV, temperature), Matching(build(name), weight, temperature, SHARED)
 
     def loss(hidden_RH: Tensor) -> Tensor:
-        return head_loss(hidden_RH, case["labels"], head, teacher=teacher, matching=matching).loss
+        return head_loss(hidden_RH, case.labels_R, head, teacher=signal, matching=matching).loss
 
-    hidden_RH = case["hidden"].requires_grad_()
+    hidden_RH = case.hidden_RH.requires_grad_()
     (grad_RH,) = torch.autograd.grad(loss(hidden_RH), hidden_RH)
     direction_RH = torch.randn(R, H, dtype=torch.float64)
     step = 1e-5
@@ -114,122 +118,231 @@ def test_printed_loss_is_the_loss_that_is_optimised(case: dict[str, Any], name: 
     assert (grad_RH * direction_RH).sum().item() == pytest.approx(slope.item(), rel=1e-7)
 
 
-def test_cross_entropy_alone_equals_torch(case: dict[str, Any]) -> None:
-    head = nn.Linear(H, V).double()
-    inputs = [case["hidden"].clone().requires_grad_(), *head.parameters()]
+@pytest.mark.parametrize(("mode", "name"), MODES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("kind", ["plain", "frozen", "adapted"])
+def test_every_chunking_gives_the_same(mode: str, name: str, temperature: float, kind: str) -> None:
+    """In float32, from one row (or the narrowest tile) at a time to all at once, in rows and in tiles."""
+    case = Case(torch.float32)
+    torch.manual_seed(2)
+    head, _ = head_of(kind, H, V, torch.float32)
+    signal = signal_of(mode, case.teacher_RV.float(), temperature)
+    matching = Matching(build(name), 0.5, temperature, SHARED)
+    inputs, results = [case.hidden_RH.requires_grad_(), *trained(head)], []
+    for tile_bytes, sweep in itertools.product((1, 13 * V * 4, 1 << 20), (True, False)):
+        got = head_loss(
+            inputs[0], case.labels_R, head, teacher=signal, matching=matching, tile_bytes=tile_bytes, sweep=sweep
+        )
+        results.append((got, torch.autograd.grad(got.loss, inputs)))
+    for (a, grads_a), (b, grads_b) in itertools.pairwise(results):
+        torch.testing.assert_close(torch.stack(a), torch.stack(b), rtol=1e-6, atol=1e-6)
+        for mine, theirs in zip(grads_a, grads_b, strict=True):
+            assert distance(mine, theirs) < 1e-6
 
-    expected = nn.functional.cross_entropy(head(inputs[0]), case["labels"], reduction="sum")
-    got = head_loss(inputs[0], case["labels"], head, tile_bytes=1)
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_cross_entropy_alone_equals_torch(case: Case, kind: str) -> None:
+    head, finish = head_of(kind, H, V)
+    inputs = [case.hidden_RH.requires_grad_(), *trained(head)]
+
+    logits_RV = head(inputs[0]) if finish is None else finish(head(inputs[0]))
+    expected = nn.functional.cross_entropy(logits_RV, case.labels_R, reduction="sum")
+    got = head_loss(inputs[0], case.labels_R, head, finish=finish, tile_bytes=1)
 
     torch.testing.assert_close(got.loss, expected, rtol=1e-13, atol=0)
     for mine, theirs in zip(torch.autograd.grad(got.loss, inputs), torch.autograd.grad(expected, inputs), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-11, atol=1e-13)
+        assert distance(mine, theirs) < 3e-14
 
 
-class Adapted(nn.Module):
-    """A head with a low-rank adapter, as peft wraps one; called as a module."""
+def test_a_head_tied_to_the_embeddings_gives_them_both_gradients(case: Case) -> None:
+    table = nn.Embedding(V, H, dtype=torch.float64)
+    head = nn.Linear(H, V, bias=False)
+    head.weight = table.weight
+    signal, matching = teacher_of(case.teacher_RV), Matching(build("reverse_kl"), 0.5, 1.0, SHARED)
 
-    def __init__(self, base: nn.Linear) -> None:
-        super().__init__()
-        self.base = base.requires_grad_(False)
-        self.a = nn.Parameter(torch.randn(3, base.in_features, dtype=torch.float64) * 0.1)
-        self.b = nn.Parameter(torch.randn(base.out_features, 3, dtype=torch.float64) * 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.base(x) + x @ self.a.t() @ self.b.t()
-        return out
-
-
-FINISHES: dict[str, Callable[[Tensor], Tensor] | None] = {
-    "plain": None, "softcapped": lambda z: 5.0 * torch.tanh(z / 5.0), "scaled": lambda z: 0.25 * z,
-}  # fmt: skip
+    hidden_RH = table(case.labels_R).tanh()
+    ours = head_loss(hidden_RH, case.labels_R, head, teacher=signal, matching=matching).loss
+    (mine,) = torch.autograd.grad(ours, table.weight, retain_graph=False)
+    hidden_RH = table(case.labels_R).tanh()
+    theirs = naive.loss(
+        head(hidden_RH), case.labels_R, signal, case.teacher_RV, name="reverse_kl", weight=0.5, temperature=1.0
+    )
+    assert distance(mine, torch.autograd.grad(theirs, table.weight)[0]) < 3e-14
 
 
-@pytest.mark.parametrize("finish", list(FINISHES))
-@pytest.mark.parametrize(("name", "temperature"), [("reverse_kl", 2.0), ("forward_kl", 1.0)])
-def test_any_other_head_is_called_as_a_module(case: dict[str, Any], finish: str, name: str, temperature: float) -> None:
+@pytest.mark.filterwarnings("ignore")  # of bitsandbytes, on machines without a GPU
+@pytest.mark.parametrize(("mode", "name"), [("topk", "jsd"), ("sampled", "forward_kl"), ("full", "reverse_kl")])
+def test_a_4_bit_head_is_called_as_a_module(mode: str, name: str) -> None:
+    """Equal to autograd through the quantised module itself; a path that read `.weight` would read packed bytes."""
+    quantised = pytest.importorskip("bitsandbytes").nn.Linear4bit
+    torch.manual_seed(0)
+    case, wide = Case(torch.float32), 64
+    head = quantised(wide, V, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+    head.weight.data.normal_(std=0.3)
+    head = head.to("cpu").requires_grad_(False)
+    hidden_RH = torch.randn(R, wide, requires_grad=True)
+    head(hidden_RH)  # quantises
+    signal, matching = signal_of(mode, case.teacher_RV.float(), 2.0), Matching(build(name), 0.5, 2.0, SHARED)
+
+    theirs = naive.loss(
+        head(hidden_RH), case.labels_R, signal, case.teacher_RV.float(), name=name, weight=0.5, temperature=2.0
+    )
+    ours = head_loss(hidden_RH, case.labels_R, head, teacher=signal, matching=matching, tile_bytes=10 * V * 16).loss
+    assert head.weight.dtype == torch.uint8
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=0)
+    assert distance(torch.autograd.grad(ours, hidden_RH)[0], torch.autograd.grad(theirs, hidden_RH)[0]) < 1e-5
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize(("mode", "name"), [(None, ""), *MODES])
+@pytest.mark.parametrize("kind", ["plain", "frozen"])
+def test_half_precision_loses_no_more_than_its_inputs(case: Case, mode: str | None, name: str, kind: str) -> None:
+    """bf16 products, float32 in between: gradients within the 2^-8 of a bf16 number of those in float64."""
     torch.manual_seed(1)
-    head = Adapted(nn.Linear(H, V).double())
-    teacher, matching = teacher_of(case["teacher_logits"], temperature), Matching(build(name), 0.5, temperature, V - 6)
-    end = FINISHES[finish]
-    inputs = [case["hidden"].clone().requires_grad_(), head.a, head.b]
-
-    logits_RV = head(inputs[0])
-    expected = naive(
-        logits_RV if end is None else end(logits_RV), case["labels"], teacher, name, 0.5, temperature, V - 6
-    )
-    expected_grads = torch.autograd.grad(expected, inputs)
-    got = head_loss(
-        inputs[0], case["labels"], head, teacher=teacher, matching=matching, finish=end, tile_bytes=9 * V * 32
-    )
-
-    torch.testing.assert_close(got.loss, expected, rtol=1e-12, atol=0)
-    for mine, theirs in zip(torch.autograd.grad(got.loss, inputs), expected_grads, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-13)
-
-
-def test_a_softcap_on_a_plain_head_is_not_skipped(case: dict[str, Any]) -> None:
-    head, end = nn.Linear(H, V).double(), FINISHES["softcapped"]
-    assert end is not None
-    expected = nn.functional.cross_entropy(end(head(case["hidden"])), case["labels"], reduction="sum")
-    got = head_loss(case["hidden"], case["labels"], head, finish=end)
-    torch.testing.assert_close(got.loss, expected, rtol=1e-12, atol=0)
+    low, _ = head_of(kind, H, V, torch.bfloat16)
+    head, _ = head_of(kind, H, V)
+    head.load_state_dict(low.state_dict())
+    low_RH = case.hidden_RH.to(torch.bfloat16)
+    got = []
+    for one, hidden_RH in ((head, low_RH.double()), (low, low_RH)):
+        dtype = torch.promote_types(hidden_RH.dtype, torch.float32)
+        about: dict[str, Any] = {}
+        if mode is not None:
+            about = {
+                "teacher": signal_of(mode, case.teacher_RV.to(dtype), 1.0),
+                "matching": Matching(build(name), 0.5, 1.0, SHARED),
+            }
+        hidden_RH = hidden_RH.requires_grad_()
+        loss = head_loss(hidden_RH, case.labels_R, one, **about, tile_bytes=10 * V * 6).loss
+        got.append((loss, torch.autograd.grad(loss, [hidden_RH, *trained(one)])))
+    (exact, exact_grads), (value, grads) = got
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(exact.item(), rel=2e-3)
+    for mine, theirs in zip(grads, exact_grads, strict=True):
+        assert distance(mine, theirs) < 2**-8
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_half_precision_head_loses_no_more_than_its_inputs(case: dict[str, Any], dtype: torch.dtype) -> None:
-    head = nn.Linear(H, V, bias=False).double()
-    teacher, matching = teacher_of(case["teacher_logits"]), Matching(build("forward_kl"), 0.5, 1.0, V - 6)
-    exact, low = case["hidden"].clone().requires_grad_(), case["hidden"].to(dtype).requires_grad_()
-    low_head = nn.Linear(H, V, bias=False).to(dtype)
-    low_head.load_state_dict(head.state_dict())
+@pytest.mark.parametrize("sweep", [True, False])
+@pytest.mark.parametrize("signal", [None, "topk", "sampled"])
+def test_a_confident_token_keeps_its_small_gradient_in_half_precision(sweep: bool, signal: str | None) -> None:
+    """Nearly all mass on the label: its gradient is (q - 1) W, which a sum of bf16 products and -W would drown."""
+    torch.manual_seed(0)
+    wide, vocab = 32, 9_000
+    head = nn.Linear(wide, vocab, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    head.weight.normal_(std=0.3)
+    exact = nn.Linear(wide, vocab, bias=False, dtype=torch.float64).requires_grad_(False)
+    exact.weight.copy_(head.weight)
+    labels_R = torch.arange(0, vocab, 20)
+    q_R = exact(6 * head.weight[labels_R].double()).softmax(1).gather(1, labels_R[:, None])[:, 0]
+    labels_R = labels_R[(q_R > 0.99) & (q_R < 0.9999)]
+    assert len(labels_R) > 20
+    hidden_RH = 6 * head.weight[labels_R]
+    teacher_RV = 0.97 * exact(hidden_RH.double())
+    grads = []
+    for one, x in ((exact, hidden_RH.double()), (head, hidden_RH)):
+        about: dict[str, Any] = {}
+        if signal is not None:
+            about = {"teacher": signal_of(signal, teacher_RV.to(torch.promote_types(x.dtype, torch.float32)), 1.0)}
+            about["matching"] = Matching(build("forward_kl"), 0.5, 1.0, vocab)
+        x = x.detach().requires_grad_()
+        loss = head_loss(x, labels_R, one, **about, sweep=sweep).loss
+        grads.append(torch.autograd.grad(loss, x)[0])
+    assert distance(grads[1], grads[0]) < 0.13  # its logits are rounded to bf16, so 1 - q itself is that far off
 
-    grads = torch.autograd.grad(
-        head_loss(exact, case["labels"], head, teacher=teacher, matching=matching).loss, [exact, head.weight]
-    )
-    loss = head_loss(low, case["labels"], low_head, teacher=teacher, matching=matching, tile_bytes=10 * V * 6).loss
-    low_grads = torch.autograd.grad(loss, [low, low_head.weight])
 
-    bound = 3e-6 if dtype is torch.float32 else 2e-2
-    assert loss.dtype == torch.float32
-    for mine, theirs in zip(low_grads, grads, strict=True):
-        assert (mine.double() - theirs).norm() / theirs.norm() < bound
-
-
+@pytest.mark.parametrize("sweep", [True, False])
 @pytest.mark.parametrize("name", DIVERGENCES)
+def test_near_equal_bf16_models_have_a_small_kl_that_is_right(name: str, sweep: bool) -> None:
+    """The softmax and all sums are in float32: never below -1e-6, and within 1 % of float64 on the same logits."""
+    torch.manual_seed(0)
+    rows, wide, vocab = 64, 32, 5_000
+    hidden_RH = torch.randn(rows, wide, dtype=torch.bfloat16)
+    head = nn.Linear(wide, vocab, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    head.weight.normal_(std=0.5)
+    near = nn.Linear(wide, vocab, bias=False, dtype=torch.bfloat16).requires_grad_(False)
+    near.weight.copy_(head.weight + 0.01 * torch.randn_like(head.weight))
+    teacher_RV = head(hidden_RH).double()
+    signal = teacher_of(teacher_RV, k=16)
+    single = TeacherRows(signal.ids_RK, signal.logprobs_RK.float(), signal.tail_R.float(), signal.present_R)
+    labels_R, matching = teacher_RV.argmax(1), Matching(build(name), 1.0, 1.0, vocab)
+
+    got = head_loss(hidden_RH, labels_R, near, teacher=single, matching=matching, sweep=sweep).kd
+    expected = naive.loss(
+        near(hidden_RH).double(), labels_R, signal, teacher_RV, name=name, weight=1.0, temperature=1.0
+    )
+    same = head_loss(hidden_RH, labels_R, head, teacher=single, matching=matching, sweep=sweep).kd
+
+    assert got.item() == pytest.approx(expected.item(), rel=1e-2)
+    assert 1e-4 < got / rows < 0.1
+    assert abs(same / rows) < 1e-6
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 @pytest.mark.parametrize("stored", [torch.float32, torch.float16])
-def test_self_distillation_is_zero_and_a_shift_is_not(name: str, temperature: float, stored: torch.dtype) -> None:
-    """A peaked teacher: student = teacher gives 1e-5 a token and 1e-6 in the mean (fp16 storage: 1e-5)."""
+@pytest.mark.parametrize("kind", ["plain", "frozen"])
+def test_self_distillation_is_zero_and_a_shift_is_not(
+    mode: str, name: str, temperature: float, stored: torch.dtype, kind: str
+) -> None:
+    """A peaked teacher over a real vocabulary: student = teacher gives 1e-5 a token and 1e-6 in the mean."""
     torch.manual_seed(0)
-    rows, vocab = 16, 151_936 if name == "forward_kl" and temperature == 1.0 else 20_000
-    hidden_RH, head = torch.randn(rows, 8), nn.Linear(8, vocab, bias=False)
+    rows, vocab = 16, 151_936 if (name, temperature) == ("forward_kl", 1.0) else 20_000
+    hidden_RH, (head, _) = torch.randn(rows, 8), head_of(kind, 8, vocab, torch.float32)
     with torch.no_grad():
         head.weight.normal_(std=2.5)
         logits_RV = head(hidden_RH)
-    teacher = teacher_of(logits_RV, temperature, k=16, dtype=stored)
-    matching = Matching(build(name), 1.0, temperature, vocab)
+    signal: Signal
+    if mode == "topk":
+        made = teacher_of(logits_RV, temperature, k=16)
+        signal = TeacherRows(made.ids_RK, made.logprobs_RK.to(stored), made.tail_R, made.present_R)
+    elif mode == "sampled":  # with the draws' own log-probabilities in place of the entropy
+        drawn = sampled_of(logits_RV, temperature)
+        own_RS = (logits_RV.double() / temperature).log_softmax(1).gather(1, drawn.ids_RK)
+        entropy_R = -(drawn.weights_RK * own_RS).sum(1).float()
+        signal = SampledRows(drawn.ids_RK, drawn.weights_RK, entropy_R, drawn.present_R)
+    else:
+        signal = LiveRows(hidden_RH, head, None, torch.ones(rows, dtype=torch.bool))
+    matching, labels_R = Matching(build(name), 1.0, temperature, vocab), logits_RV.argmax(1)
 
-    def kd(rows_: TeacherRows) -> float:
-        return float(head_loss(hidden_RH, rows_.ids_RK[:, 0], head, teacher=rows_, matching=matching).kd) / rows
+    def kd(signal: Signal, span: slice = slice(None)) -> float:
+        part = signal.rows(span)
+        got = head_loss(hidden_RH[span], labels_R[span], head, teacher=part, matching=matching).kd
+        return float(got) / len(part.present_R)
 
-    one = [
-        head_loss(
-            hidden_RH[i : i + 1],
-            teacher.ids_RK[i : i + 1, 0],
-            head,
-            teacher=teacher.rows(slice(i, i + 1)),
-            matching=matching,
-        ).kd
-        for i in range(rows)
-    ]
-    shifted = TeacherRows(
-        teacher.ids_RK.roll(1, 0), teacher.logprobs_RK.roll(1, 0), teacher.tail_R.roll(1), teacher.present_R
-    )
+    each = [kd(signal, slice(n, n + 1)) for n in range(rows)]
+    order_R = torch.arange(rows).roll(1)
+    shifted = {field: value[order_R] if isinstance(value, Tensor) else value for field, value in vars(signal).items()}
 
-    assert max(abs(float(value)) for value in one) < 1e-5
-    assert abs(kd(teacher)) < (1e-6 if stored is torch.float32 else 1e-5)
-    assert kd(shifted) > 0.1
+    # Draws see the error of torch's own float32 softmax over 151,936 entries (2e-5); whole distributions cancel it.
+    by_token, in_mean = (3e-5, 1e-5) if mode == "sampled" else (1e-5, 1e-6)
+    assert max(map(abs, each)) < by_token
+    assert abs(kd(signal)) < in_mean
+    assert kd(type(signal)(**shifted)) > 0.1
+
+
+def test_a_vanishing_tail_keeps_its_logarithm() -> None:
+    """150 nats between the ids and the tail: 1 - sum(q) is 0 in float32, the log-space tail is right to 1e-5."""
+    logits_RV = torch.full((1, 50), -150.0)
+    logits_RV[0, :3] = torch.tensor([1.0, 0.5, 0.0])
+    p_RK, tail_R = torch.tensor([[0.5, 0.3, 0.1]]), torch.tensor([0.1])
+    signal = TeacherRows(torch.tensor([[0, 1, 2]]), p_RK.log(), tail_R.log(), torch.tensor([True]))
+    double = TeacherRows(signal.ids_RK, signal.logprobs_RK.double(), signal.tail_R.double(), signal.present_R)
+    z_RV, labels_R = logits_RV.double(), torch.tensor([0])
+    expected = naive.loss(z_RV, labels_R, double, z_RV, name="forward_kl", weight=1.0, temperature=1.0)
+    for trains in (True, False):
+        identity = nn.Linear(50, 50, bias=False).requires_grad_(trains)
+        with torch.no_grad():
+            identity.weight.copy_(torch.eye(50))
+        x = logits_RV.clone().requires_grad_()
+        matching = Matching(build("forward_kl"), 1.0, 1.0, 50)
+        got = head_loss(x, labels_R, identity, teacher=signal, matching=matching).loss
+        assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+        assert torch.autograd.grad(got, x)[0].isfinite().all()
+
+
+# ---- what each mode sees
 
 
 def test_mass_outside_the_teachers_ids_is_seen() -> None:
@@ -246,128 +359,277 @@ def test_mass_outside_the_teachers_ids_is_seen() -> None:
     identity = nn.Linear(vocab, vocab, bias=False)
     with torch.no_grad():
         identity.weight.copy_(torch.eye(vocab))
+    matching, labels_R = Matching(build("forward_kl"), 1.0, 1.0, vocab), teacher.ids_RK[:, 0]
 
-    got = head_loss(
-        student_RV.log(), teacher.ids_RK[:, 0], identity, teacher=teacher,
-        matching=Matching(build("forward_kl"), 1.0, 1.0, vocab),
-    )  # fmt: skip
-    full = (p_RV * (p_RV.log() - student_RV.log())).sum(1).mean()
+    by_tail = head_loss(student_RV.log(), labels_R, identity, teacher=teacher, matching=matching).kd / 8
+    live = live_of(teacher_RV)
+    in_full = head_loss(student_RV.log(), labels_R, identity, teacher=live, matching=matching).kd / 8
     top_RK = student_RV.gather(1, teacher.ids_RK)
-    renormalised = (
-        (
-            teacher.logprobs_RK.softmax(1)
-            * (teacher.logprobs_RK.log_softmax(1) - (top_RK / top_RK.sum(1, keepdim=True)).log())
-        )
-        .sum(1)
-        .mean()
-    )
+    p_RK = teacher.logprobs_RK.softmax(1)
+    renormalised = naive.divergence("forward_kl", p_RK, top_RK / top_RK.sum(1, keepdim=True)).mean()
 
     assert abs(renormalised) < 1e-5
-    assert 0.4 < got.kd / 8 <= full + 1e-6
-
-
-def test_a_vanishing_tail_keeps_its_logarithm() -> None:
-    """150 nats between the ids and the tail: 1 - sum(q) is 0 in float32, the log-space tail is right to 1e-4."""
-    logits_RV = torch.full((1, 50), -150.0)
-    logits_RV[0, :3] = torch.tensor([1.0, 0.5, 0.0])
-    teacher = TeacherRows(
-        torch.tensor([[0, 1, 2]]),
-        torch.tensor([[0.5, 0.3, 0.1]]).log(),
-        torch.tensor([0.1]).log(),
-        torch.tensor([True]),
-    )
-    identity = nn.Linear(50, 50, bias=False)
-    with torch.no_grad():
-        identity.weight.copy_(torch.eye(50))
-    x = logits_RV.clone().requires_grad_()
-    got = head_loss(
-        x, torch.tensor([0]), identity, teacher=teacher, matching=Matching(build("forward_kl"), 1.0, 1.0, 50)
-    )
-    expected = naive(
-        logits_RV.double(), torch.tensor([0]),
-        TeacherRows(teacher.ids_RK, teacher.logprobs_RK.double(), teacher.tail_R.double(), teacher.present_R),
-        "forward_kl", 1.0, 1.0, 50,
-    )  # fmt: skip
-    assert got.loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    assert torch.autograd.grad(got.loss, x)[0].isfinite().all()
+    assert in_full.item() == pytest.approx(naive.divergence("forward_kl", p_RV, student_RV).mean().item(), rel=1e-5)
+    assert 0.4 < by_tail <= in_full + 1e-6
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_padding_rows_of_the_head_change_no_divergence(case: dict[str, Any], name: str) -> None:
-    head = nn.Linear(H, V - 6, bias=False).double()
-    padded = nn.Linear(H, V, bias=False).double()
-    with torch.no_grad():
-        padded.weight.zero_()  # zero-filled rows give the student free mass where nothing slices them off
-        padded.weight[: V - 6] = head.weight
-    teacher, matching = teacher_of(case["teacher_logits"]), Matching(build(name), 1.0, 1.0, V - 6)
-    plain = head_loss(case["hidden"], case["labels"], head, teacher=teacher, matching=matching)
-    x = case["hidden"].requires_grad_()
-    got = head_loss(x, case["labels"], padded, teacher=teacher, matching=matching)
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+def test_the_full_vocabulary_is_top_k_with_all_ids_but_one(case: Case, name: str, temperature: float) -> None:
+    head, _ = head_of("plain", H, V)
+    matching, inputs, got = Matching(build(name), 0.7, temperature, SHARED), [case.hidden_RH.requires_grad_()], []
+    for signal in (teacher_of(case.teacher_RV, temperature, k=SHARED - 1), live_of(case.teacher_RV)):
+        loss = head_loss(inputs[0], case.labels_R, head, teacher=signal, matching=matching).loss
+        got.append((loss, torch.autograd.grad(loss, inputs)[0]))
+    assert got[0][0].item() == pytest.approx(got[1][0].item(), rel=1e-13)
+    assert distance(got[0][1], got[1][1]) < 3e-13
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["plain", "frozen"])
+def test_the_mean_gradient_of_all_possible_draws_is_the_full_gradient(temperature: float, kind: str) -> None:
+    """Exactly: every pair of draws from a vocabulary of 7, weighted by its probability."""
+    torch.manual_seed(0)
+    vocab, rows = 7, 3
+    head, _ = head_of(kind, H, vocab)
+    hidden_RH = torch.randn(rows, H, dtype=torch.float64, requires_grad=True)
+    log_p_RV = (torch.randn(rows, vocab, dtype=torch.float64) * 2).log_softmax(1)
+    soft_RV = (log_p_RV / temperature).log_softmax(1)
+    matching, labels_R = Matching(build("forward_kl"), 0.8, temperature, vocab), torch.arange(rows)
+    inputs = [hidden_RH, *trained(head)]
+
+    def gradients(signal: Signal) -> list[Tensor]:
+        loss = head_loss(hidden_RH, labels_R, head, teacher=signal, matching=matching).loss
+        return [loss.detach(), *torch.autograd.grad(loss, inputs)]
+
+    mean = [torch.zeros_like(one) for one in [torch.zeros((), dtype=torch.float64), *inputs]]
+    for row, pair in itertools.product(range(rows), itertools.product(range(vocab), repeat=2)):
+        ids_RS = torch.tensor([pair] * rows)
+        weights_RS = (soft_RV - log_p_RV).exp().gather(1, ids_RS) / 2
+        entropy_R = -(soft_RV.exp() * soft_RV).sum(1)
+        present_R = torch.arange(rows) == row  # one row at a time, so that the draws of rows do not multiply
+        probability = log_p_RV[row].exp()[list(pair)].prod()
+        got = gradients(SampledRows(ids_RS, weights_RS, entropy_R, present_R))
+        for total, part in zip(mean, got, strict=True):
+            total += probability * part
+    expected = [torch.zeros_like(one) for one in mean]
+    for row in range(rows):
+        live = naive.absent(live_of(log_p_RV, padding=0), torch.arange(rows) == row)
+        for total, part in zip(expected, gradients(live), strict=True):
+            total += part
+    for mine, theirs in zip(mean, expected, strict=True):
+        assert distance(mine, theirs) < 1e-13
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_the_mean_gradient_of_many_draws_tends_to_the_full_gradient(temperature: float) -> None:
+    """Over 2,000 entries: the distance of the mean of n draws falls as 1 / sqrt(n), and top-k's does not vanish."""
+    torch.manual_seed(0)
+    rows, wide, vocab = 4, 16, 2_000
+    head = nn.Linear(wide, vocab, bias=False).requires_grad_(False)
+    hidden_RH = torch.randn(rows, wide, requires_grad=True)
+    teacher_RV = torch.randn(rows, vocab) * 2
+    matching, labels_R = Matching(build("forward_kl"), 1.0, temperature, vocab), torch.zeros(rows, dtype=torch.long)
+
+    def gradient(signal: Signal) -> Tensor:
+        loss = head_loss(hidden_RH, labels_R, head, teacher=signal, matching=matching).loss
+        return torch.autograd.grad(loss, hidden_RH)[0]
+
+    full_RH = gradient(live_of(teacher_RV))
+    errors = {n: distance(gradient(sampled_of(teacher_RV, temperature, n, seed=7)), full_RH) for n in (400, 40_000)}
+    print(errors, distance(gradient(teacher_of(teacher_RV, temperature, k=16, dtype=torch.float32)), full_RH))
+    assert errors[40_000] < 0.2 * errors[400]
+    assert distance(gradient(teacher_of(teacher_RV, temperature, k=16, dtype=torch.float32)), full_RH) > 0.05
+
+
+def test_the_printed_divergence_of_draws_is_a_kl_where_the_entropy_is_known(case: Case) -> None:
+    head, _ = head_of("plain", H, V)
+    drawn = sampled_of(case.teacher_RV, 1.0, draws=200_000)
+    matching = Matching(build("forward_kl"), 0.5, 1.0, SHARED)
+
+    def kd(signal: Signal) -> float:
+        return float(head_loss(case.hidden_RH, case.labels_R, head, teacher=signal, matching=matching).kd) / R
+
+    expected = kd(live_of(case.teacher_RV))
+    unknown_R = torch.full((R,), math.nan, dtype=torch.float64)
+    crossed = kd(SampledRows(drawn.ids_RK, drawn.weights_RK, unknown_R, drawn.present_R))
+    assert kd(drawn) == pytest.approx(expected, rel=5e-3)
+    assert crossed == pytest.approx(kd(drawn) + float(drawn.entropy_R.mean()), rel=1e-9)
+
+
+# ---- what is refused, absent, or padding
+
+
+@pytest.mark.parametrize(("mode", "name"), MODES)
+@pytest.mark.parametrize("kind", ["plain", "frozen", "biased"])
+def test_padding_rows_of_the_head_change_no_divergence(case: Case, mode: str, name: str, kind: str) -> None:
+    """Zero-filled rows would give the student free mass where nothing slices them off."""
+    head, _ = head_of(kind, H, SHARED)
+    padded, _ = head_of(kind, H, V)
+    state = {field: torch.zeros_like(value) for field, value in padded.state_dict().items()}
+    for field, value in head.state_dict().items():
+        state[field][:SHARED] = value
+    padded.load_state_dict(state)
+    signal, matching = signal_of(mode, case.teacher_RV, 1.0), Matching(build(name), 1.0, 1.0, SHARED)
+    x = case.hidden_RH.requires_grad_()
+
+    plain = head_loss(x, case.labels_R, head, teacher=signal, matching=matching)
+    got = head_loss(x, case.labels_R, padded, teacher=signal, matching=matching)
 
     torch.testing.assert_close(got.kd, plain.kd, rtol=1e-13, atol=0)
-    assert torch.autograd.grad(got.loss, padded.weight)[0][V - 6 :].abs().max() == 0
-    beyond = TeacherRows(teacher.ids_RK.clone().fill_(V - 2), teacher.logprobs_RK, teacher.tail_R, teacher.present_R)
-    with pytest.raises(ValueError, match="teacher id"):
-        head_loss(x, case["labels"], padded, teacher=beyond, matching=matching)
+    mine, theirs = (torch.autograd.grad(one.loss, [x, *trained(of)]) for one, of in ((got, padded), (plain, head)))
+    assert distance(mine[0], theirs[0]) < 1e-13
+    assert all(not grad[SHARED:].any() for grad in mine[1:])
+    assert got.ce > plain.ce  # cross-entropy does see them, and pushes them down
+
+
+def test_a_label_in_the_padding_is_still_a_label(case: Case) -> None:
+    """No tokenizer makes one; the three ways agree on it all the same."""
+    head, _ = head_of("frozen", H, V)
+    labels_R = torch.where(torch.arange(R) % 3 == 0, SHARED + 2, case.labels_R)
+    signal, matching = teacher_of(case.teacher_RV), Matching(build("forward_kl"), 0.5, 1.0, SHARED)
+    x = case.hidden_RH.requires_grad_()
+    expected = naive.loss(
+        head(x), labels_R, signal, case.teacher_RV, name="forward_kl", weight=0.5, temperature=1.0
+    )  # fmt: skip
+    theirs = torch.autograd.grad(expected, x)[0]
+    for sweep in (True, False):
+        got = head_loss(x, labels_R, head, teacher=signal, matching=matching, sweep=sweep).loss
+        assert got.item() == pytest.approx(expected.item(), rel=1e-13)
+        assert distance(torch.autograd.grad(got, x)[0], theirs) < 3e-14
 
 
 @pytest.mark.filterwarnings("ignore:Anomaly Detection has been enabled")
-@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize(("mode", "name"), MODES)
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
-def test_absent_rows_and_empty_teacher_mass_leave_all_gradients_finite(name: str, temperature: float) -> None:
+@pytest.mark.parametrize("trains", [True, False])
+def test_absent_rows_and_empty_teacher_mass_leave_all_gradients_finite(
+    mode: str, name: str, temperature: float, trains: bool
+) -> None:
     """Rows with NaN entries that are not present, and teacher entries of probability zero, under anomaly detection."""
     torch.manual_seed(0)
     hidden_RH = torch.randn(6, H, requires_grad=True)
-    head = nn.Linear(H, V)
-    ids_RK = torch.arange(4).repeat(6, 1)
-    logprobs_RK = torch.tensor([0.6, 0.4, 1e-30, 0.0]).log().repeat(6, 1)
-    tail_R = torch.tensor([-math.inf] * 3 + [math.nan] * 3)
-    logprobs_RK[3:] = math.nan
-    teacher = TeacherRows(ids_RK, logprobs_RK, tail_R, torch.tensor([True] * 3 + [False] * 3))
+    head = nn.Linear(H, V).requires_grad_(trains)
+    present_R = torch.tensor([True] * 3 + [False] * 3)
+    ids_RK, signal = torch.arange(4).repeat(6, 1), None
+    if mode == "topk":
+        logprobs_RK = torch.tensor([0.6, 0.4, 1e-30, 0.0]).log().repeat(6, 1)
+        logprobs_RK[3:] = math.nan
+        tail_R = torch.tensor([-math.inf] * 3 + [math.nan] * 3)
+        signal = TeacherRows(ids_RK, logprobs_RK, tail_R, present_R)
+    elif mode == "sampled":
+        weights_RK = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(6, 1)
+        weights_RK[3:] = math.nan
+        signal = SampledRows(ids_RK, weights_RK, torch.tensor([0.0, math.nan, 1.0] + [math.nan] * 3), present_R)
+    else:
+        hidden_RG = torch.randn(6, 4)
+        hidden_RG[:, 0] = 400.0  # p = 1 for one entry, exactly 0 for the rest
+        teacher = nn.Linear(4, V, bias=False)
+        with torch.no_grad():
+            teacher.weight[:, 0] = 0.0
+            teacher.weight[3, 0] = 1.0
+        signal = LiveRows(hidden_RG, teacher, None, present_R)
     matching = Matching(build(name), 0.5, temperature, V)
     with torch.autograd.detect_anomaly(check_nan=True):
-        got = head_loss(hidden_RH, torch.arange(6), head, teacher=teacher, matching=matching)
+        got = head_loss(hidden_RH, torch.arange(6), head, teacher=signal, matching=matching)
         got.loss.backward()
     assert all(value.isfinite() for value in got)
-    assert hidden_RH.grad is not None and hidden_RH.grad.isfinite().all() and head.weight.grad.isfinite().all()
+    assert hidden_RH.grad is not None and hidden_RH.grad.isfinite().all()
+    assert not trains or (head.weight.grad is not None and head.weight.grad.isfinite().all())
 
 
-def test_no_rows_give_a_zero_that_is_connected() -> None:
-    hidden_RH = torch.zeros(0, H, requires_grad=True)
-    head = nn.Linear(H, V)
-    teacher = TeacherRows(
-        torch.zeros(0, K, dtype=torch.long), torch.zeros(0, K), torch.zeros(0), torch.zeros(0, dtype=torch.bool)
-    )
+def test_a_row_without_a_teacher_trains_by_cross_entropy_at_full_weight(case: Case) -> None:
+    """In every mode: what `positions` leaves out, what was rendered, what was not recorded."""
+    head, _ = head_of("plain", H, V)
+    alone = head_loss(case.hidden_RH, case.labels_R, head)
+    for mode, name in MODES:
+        signal = naive.absent(signal_of(mode, case.teacher_RV, 2.0), torch.zeros(R, dtype=torch.bool))
+        matching = Matching(build(name), 0.9, 2.0, SHARED)
+        got = head_loss(case.hidden_RH, case.labels_R, head, teacher=signal, matching=matching)
+        torch.testing.assert_close(got.loss, alone.loss, rtol=1e-14, atol=0)
+        assert got.kd == 0 and got.covered == 0
+
+
+@pytest.mark.parametrize("mode", ["topk", "sampled", "full"])
+@pytest.mark.parametrize("kind", ["plain", "frozen", "adapted"])
+def test_no_rows_give_a_zero_that_is_connected(mode: str, kind: str) -> None:
+    hidden_RH = torch.zeros(0, H, dtype=torch.float64, requires_grad=True)
+    head, _ = head_of(kind, H, V)
+    signal = signal_of(mode, torch.zeros(1, SHARED, dtype=torch.float64), 1.0).rows(slice(0, 0))
     loss = head_loss(
-        hidden_RH,
-        torch.zeros(0, dtype=torch.long),
-        head,
-        teacher=teacher,
-        matching=Matching(build("forward_kl"), 0.5, 1.0, V),
-    ).loss
+        hidden_RH, torch.zeros(0, dtype=torch.long), head, teacher=signal,
+        matching=Matching(build("forward_kl"), 0.5, 1.0, SHARED),
+    ).loss  # fmt: skip
     loss.backward()
     assert loss.item() == 0
-    assert head.weight.grad is not None and head.weight.grad.abs().max() == 0
+    assert all(one.grad is not None and not one.grad.any() for one in (hidden_RH, *trained(head)))
 
 
-def test_nothing_is_differentiated_for_a_frozen_head_or_without_grad(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draws_are_refused_by_every_divergence_but_forward_kl(case: Case) -> None:
+    head, _ = head_of("plain", H, V)
+    for name in DIVERGENCES:
+        matching = Matching(build(name), 0.5, 1.0, SHARED)
+        if name == "forward_kl":
+            head_loss(case.hidden_RH, case.labels_R, head, teacher=sampled_of(case.teacher_RV), matching=matching)
+        else:
+            with pytest.raises(ValueError, match="unbiased for `forward_kl` only"):
+                head_loss(case.hidden_RH, case.labels_R, head, teacher=sampled_of(case.teacher_RV), matching=matching)
+
+
+def test_shapes_and_ids_that_do_not_fit_are_refused(case: Case) -> None:
+    head, _ = head_of("plain", H, V)
+    matching, whole = Matching(build("jsd"), 0.5, 1.0, SHARED), teacher_of(case.teacher_RV)
+    with pytest.raises(ValueError, match="differ in number"):
+        head_loss(case.hidden_RH, case.labels_R[:-1], head)
+    with pytest.raises(ValueError, match="differ in number"):
+        head_loss(case.hidden_RH, case.labels_R, head, teacher=whole.rows(slice(0, 5)), matching=matching)
+    with pytest.raises(ValueError, match="come together"):
+        head_loss(case.hidden_RH, case.labels_R, head, matching=matching)
+    every = teacher_of(case.teacher_RV, k=SHARED)
+    with pytest.raises(ValueError, match="teacher ids a row in a vocabulary"):
+        head_loss(case.hidden_RH, case.labels_R, head, teacher=every, matching=matching)
+    for wrong in (SHARED, -1):
+        beyond = TeacherRows(whole.ids_RK.clone(), whole.logprobs_RK, whole.tail_R, whole.present_R)
+        beyond.ids_RK[3, 2] = wrong
+        with pytest.raises(ValueError, match=f"teacher id {wrong} in a vocabulary of {SHARED}"):
+            head_loss(case.hidden_RH, case.labels_R, head, teacher=beyond, matching=matching)
+
+
+# ---- work that is not done, memory that is not taken
+
+
+@pytest.mark.parametrize("sweep", [True, False])
+def test_nothing_is_differentiated_for_a_frozen_head_or_without_grad(
+    monkeypatch: pytest.MonkeyPatch, sweep: bool
+) -> None:
     import students.head_loss as module
 
-    def refuse(*_: Any) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a gradient of the head's weight was made")
 
     monkeypatch.setattr(module, "_add_outer", refuse)
     hidden_RH, head = torch.randn(4, H, requires_grad=True), nn.Linear(H, V).requires_grad_(False)
-    head_loss(hidden_RH, torch.arange(4), head).loss.backward()
+    head_loss(hidden_RH, torch.arange(4), head, sweep=sweep).loss.backward()
     with torch.no_grad():
-        loss = head_loss(hidden_RH, torch.arange(4), head.requires_grad_(True)).loss
+        loss = head_loss(hidden_RH, torch.arange(4), head.requires_grad_(True), sweep=sweep).loss
     assert not loss.requires_grad
     with pytest.raises(AssertionError):  # the guard itself works
         head_loss(hidden_RH, torch.arange(4), head)
 
 
-def test_peak_memory_does_not_grow_with_the_rows() -> None:
-    """The largest tensor made inside stays the tile: 4 times the rows, the same tile."""
+def test_a_gradient_is_handed_out_once(case: Case) -> None:
+    head, _ = head_of("plain", H, V)
+    loss = head_loss(case.hidden_RH.requires_grad_(), case.labels_R, head).loss
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="only once"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(("mode", "name"), [(None, ""), *MODES])
+@pytest.mark.parametrize("kind", ["plain", "frozen", "adapted"])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_peak_memory_does_not_grow_with_the_rows(mode: str | None, name: str, kind: str, temperature: float) -> None:
+    """4 times the rows: apart from what has the size of the hidden states, the same largest tensor, far from R x V."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     class Largest(TorchDispatchMode):
@@ -380,74 +642,21 @@ def test_peak_memory_does_not_grow_with_the_rows() -> None:
                     self.size = max(self.size, item.numel())
             return out
 
-    sizes = []
-    for rows in (256, 1024):
-        head = nn.Linear(H, 5000, bias=False).requires_grad_(False)
+    vocab, sizes = 4_000, []
+    budget = vocab * 4 * 64
+    for rows in (128, 512):
+        head, _ = head_of(kind, H, vocab, torch.float32)
         hidden_RH = torch.randn(rows, H, requires_grad=True)
+        about: dict[str, Any] = {}
+        if mode == "full":  # a teacher of another width
+            teacher = nn.Linear(5, vocab + 7)
+            about["teacher"] = LiveRows(torch.randn(rows, 5), teacher, None, torch.ones(rows, dtype=torch.bool))
+        elif mode is not None:
+            about["teacher"] = signal_of(mode, torch.randn(rows, vocab), temperature)
+        if mode is not None:
+            about["matching"] = Matching(build(name), 0.5, temperature, vocab)
         with Largest() as largest:
-            head_loss(hidden_RH, torch.zeros(rows, dtype=torch.long), head, tile_bytes=5000 * 4 * 32).loss.backward()
+            labels_R = torch.zeros(rows, dtype=torch.long)
+            head_loss(hidden_RH, labels_R, head, **about, tile_bytes=budget).loss.backward()
         sizes.append(largest.size)
-    assert sizes[0] == sizes[1] == 5000 * 32
-
-
-def test_divergences_agree_with_a_hand_worked_example() -> None:
-    """P = (1/2, 1/4, 1/4), Q = (1/4, 1/4, 1/2), in nats."""
-    teacher_RB = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64).log()
-    student_RB = torch.tensor([[0.25, 0.25, 0.5]], dtype=torch.float64).log()
-    ln2 = math.log(2)
-    assert build("forward_kl")(teacher_RB, student_RB)[0].item() == pytest.approx(0.5 * ln2 - 0.25 * ln2)
-    assert build("reverse_kl")(teacher_RB, student_RB)[0].item() == pytest.approx(0.5 * ln2 - 0.25 * ln2)
-    expected = 0.5 * math.log(4 / 3) - 0.25 * math.log(3 / 2)
-    assert build("jsd")(teacher_RB, student_RB)[0].item() == pytest.approx(expected)
-    # The direction: mass where the teacher has (almost) none costs reverse KL much and forward KL little.
-    spread_RB = torch.tensor([[0.5, 0.499, 0.001]], dtype=torch.float64).log()
-    other_RB = torch.tensor([[0.4, 0.4, 0.2]], dtype=torch.float64).log()
-    assert build("reverse_kl")(spread_RB, other_RB)[0] > 3 * build("forward_kl")(spread_RB, other_RB)[0]
-
-
-def test_jsd_tends_to_the_two_kls() -> None:
-    torch.manual_seed(0)
-    teacher_RB, student_RB = torch.randn(2, 3, 6, dtype=torch.float64).log_softmax(2)
-    for beta, name in ((1e-6, "forward_kl"), (1 - 1e-6, "reverse_kl")):
-        value_R = build("jsd", beta=beta)(teacher_RB, student_RB)[0] / min(beta, 1 - beta)
-        torch.testing.assert_close(value_R, build(name)(teacher_RB, student_RB)[0], rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize(("name", "beta"), [*((n, None) for n in DIVERGENCES), ("jsd", 0.1)])
-def test_the_derivative_of_each_divergence_is_its_values(name: str, beta: float | None) -> None:
-    torch.manual_seed(0)
-    divergence = build(name, **({} if beta is None else {"beta": beta}))
-    teacher_RB = torch.randn(4, 6, dtype=torch.float64).log_softmax(1)
-    logits_RB = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
-    student_RB = logits_RB.log_softmax(1)
-    value_R, g_RB = divergence(teacher_RB, student_RB)
-    (by_autograd_RB,) = torch.autograd.grad(value_R.sum(), logits_RB)
-    by_hand_RB = g_RB - student_RB.exp() * g_RB.sum(1, keepdim=True)
-    torch.testing.assert_close(by_hand_RB, by_autograd_RB, rtol=1e-10, atol=1e-14)
-
-
-def test_shapes_that_do_not_fit_are_refused() -> None:
-    head, hidden_RH = nn.Linear(H, V), torch.randn(3, H)
-    with pytest.raises(ValueError, match="3 hidden rows, 2 labels"):
-        head_loss(hidden_RH, torch.arange(2), head)
-    with pytest.raises(ValueError, match="come together"):
-        head_loss(hidden_RH, torch.arange(3), head, matching=Matching(build("jsd"), 0.5, 1.0, V))
-
-
-def test_every_row_splits_alike() -> None:
-    """Chunked equals unchunked, for any tile size, in value and gradient (fp32)."""
-    torch.manual_seed(0)
-    head, hidden_RH, labels_R = (
-        nn.Linear(H, V, bias=False),
-        torch.randn(R, H, requires_grad=True),
-        torch.randint(0, V, (R,)),
-    )
-    teacher, matching = teacher_of(torch.randn(R, V) * 2, dtype=torch.float32), Matching(build("jsd"), 0.5, 1.0, V)
-    results: list[tuple[HeadLoss, tuple[Tensor, ...]]] = []
-    for tile_rows in (1, 5, 36, 1000):
-        got = head_loss(hidden_RH, labels_R, head, teacher=teacher, matching=matching, tile_bytes=tile_rows * V * 4)
-        results.append((got, torch.autograd.grad(got.loss, [hidden_RH, head.weight])))
-    for (a, grads_a), (b, grads_b) in itertools.pairwise(results):
-        torch.testing.assert_close(a.loss, b.loss, rtol=1e-6, atol=0)
-        for mine, theirs in zip(grads_a, grads_b, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+    assert sizes[0] == sizes[1] <= 64 * vocab

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ NO_PREFILL = """\
 
 ALWAYS_OPEN = CHAT_TEMPLATE.replace("enable_thinking is defined and not enable_thinking", "false")
 """R1's own: no no-think form."""
+
+
+def plain_think_tags(folder: Path) -> None:
+    """Make the think tags of a model folder ordinary text of several tokens."""
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"] = [token for token in content["added_tokens"] if "think" not in token["content"]]
+    (folder / "tokenizer.json").write_text(json.dumps(content))
 
 
 @pytest.fixture(scope="module")
@@ -130,6 +138,39 @@ def test_templates_that_open_nothing_or_always(tmp_path: Path, template: str, re
         assert trained == ("6*7=42\n</think>\n\n42<|end|>" if reasoning else "\n</think>\n\n42<|end|>")
 
 
+@pytest.mark.parametrize(
+    ("changes", "thinking"),
+    [
+        ({}, "12*3=36\n</think>"),
+        ({"completion_ids": None}, "12*3=36\n</think>"),
+        ({"completion_ids": None, "reasoning": None}, ""),
+        ({"completion_ids": None, "finish_reason": "length", "closed": False, "answer": ""}, "12*3=36\n"),
+        ({"completion_ids": None, "finish_reason": "length", "answer": ""}, "12*3=36\n</think>\n\n"),
+    ],
+)
+@pytest.mark.parametrize("token", [True, False])
+def test_where_the_answer_begins(tmp_path: Path, changes: dict[str, Any], thinking: str, token: bool) -> None:
+    """Thinking with its close tag, then the answer, whether the tag is one token or several."""
+    folder = make_tiny_model(tmp_path / "m", layers=1)
+    if not token:
+        plain_think_tags(folder)
+    student = read_student(folder)
+    assert (len(student.tokenizer("</think>", add_special_tokens=False)["input_ids"]) == 1) == token
+
+    row = one(student, a_trace(student, 0, **changes))
+
+    whole, before = decode(student, row.completion_ids), decode(student, row.ids[row.start : row.answer_at])
+    assert before.rstrip("\n") == thinking.rstrip("\n")  # a token that starts inside the tag may run on into the space
+    assert before + decode(student, row.ids[row.answer_at :]) == whole
+    assert (row.answer_at == row.start) == (not thinking)
+
+
+def test_an_empty_block_that_the_student_closes_is_no_answer(tmp_path: Path) -> None:
+    student = read_student(make_tiny_model(tmp_path / "m", template=ALWAYS_OPEN, layers=1))
+    row = one(student, a_trace(student, 5, completion_ids=None, reasoning=None, answer="42"))
+    assert decode(student, row.ids[row.answer_at :]) == "\n\n42<|end|>"
+
+
 def test_over_long_and_empty_rows_are_dropped_and_counted(student: StudentText) -> None:
     traces = [a_trace(student, n) for n in range(4)] + [
         a_trace(student, 9, completion_ids=(), reasoning=None, answer="")
@@ -158,8 +199,6 @@ def test_a_cut_trace_carries_no_stop_token(student: StudentText) -> None:
     [
         ({"completion_ids": None, "reasoning": "a <think> b\n"}, "2 opening and 1 closing"),
         ({"completion_ids": None, "reasoning": "a </think> b\n"}, "1 opening and 2 closing"),
-        ({"completion_ids": None, "answer": "7<|end|>8"}, "a stop token inside"),
-        ({"completion_ids": None, "answer": "7<|begin|>8"}, "more than one BOS"),
         ({"reasoning": "not what the ids say"}, "its reasoning is not in the trained text"),
         ({"completion_ids": None, "reasoning": None, "answer": "7</think>8"}, "without reasoning"),
         ({"closed": False}, "1 opening and 1 closing"),
@@ -177,6 +216,14 @@ def test_a_row_that_breaks_the_contract_ends_the_stage_or_is_dropped(
     assert fault in next(iter(rows.dropped))
 
 
+@pytest.mark.parametrize(("token", "fault"), [("<|end|>", "a stop token inside"), ("<|begin|>", "more than one BOS")])
+def test_a_drawn_control_token_breaks_the_contract(student: StudentText, token: str, fault: str) -> None:
+    trace = a_trace(student, 7)
+    ids = (student.tokenizer.convert_tokens_to_ids(token), *trace.completion_ids)
+    with pytest.raises(DistillError, match=fault):
+        build_rows([dataclasses.replace(trace, completion_ids=ids)], student, target="trace", max_length=None)
+
+
 def test_no_row_at_all_is_an_error(student: StudentText) -> None:
     with pytest.raises(DistillError, match="there are no traces"):
         build_rows([], student, target="trace", max_length=None)
@@ -187,7 +234,7 @@ def test_the_templates_own_end_of_turn_is_found_and_counts_as_a_stop(tmp_path: P
     folder = make_tiny_model(tmp_path / "m", layers=1, template=CHAT_TEMPLATE.replace("eos_token", "'<|User|>'"))
     student = read_student(folder)
     user = student.tokenizer.convert_tokens_to_ids("<|User|>")
-    assert end_of_turn(student.tokenizer) == user == student.end_id
+    assert end_of_turn(student.tokenizer) == (user,) == student.end_ids
     assert student.stop_ids == {user, student.tokenizer.eos_token_id}
     assert one(student, a_trace(student, 1, completion_ids=None)).ids[-1] == user
 

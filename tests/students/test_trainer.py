@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
+import importlib
+import importlib.util
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,13 +21,14 @@ from trl import SFTConfig, SFTTrainer
 from distill.core import plugins
 from distill.core.errors import DistillError
 from distill.core.progress import Progress
-from students import settings
-from students.collate import IGNORED, Collator, epoch_order
-from students.head_loss import Matching
+from students import settings, trackers
+from students.collate import AS_ROWS, IGNORED, Collator, epoch_order
+from students.head_loss import HeadLoss, Matching
 from students.model import adapter
+from students.packing import Layout
 from students.rows import Row, build_rows, read_student
 from students.teacher_logits import FoldedRows, TeacherLogits
-from students.trainer import DistillTrainer, arguments, logit_finish, prove_head
+from students.trainer import DistillTrainer, arguments, logit_finish, prove_head, teacher_rows
 from tests.students.made import a_trace, recorded, write_shard
 from tests.tiny import make_tiny_model
 
@@ -36,9 +39,18 @@ def load(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-def rows_of(folder: Path, n: int = 12) -> list[Row]:
+def rows_of(folder: Path, n: int = 12) -> Sequence[Row]:
     student = read_student(folder)
     return build_rows([a_trace(student, i) for i in range(n)], student, target="trace", max_length=None).rows
+
+
+def told_apart(folder: Path, out: Path) -> tuple[Sequence[Row], TeacherLogits]:
+    """12 rows whose keys differ at their beginning, which is what messages show, and a teacher of the first nine."""
+    student = read_student(folder)
+    traces = [a_trace(student, n, key=f"{n:02x}".ljust(64, "e")) for n in range(12)]
+    write_shard(out, traces[:9], VOCAB, tokenizer=student.fingerprint, k=K)
+    teacher = TeacherLogits([out], tokenizer=student.fingerprint, vocab_size=VOCAB, top_k=K)
+    return build_rows(traces, student, target="trace", max_length=None).rows, teacher
 
 
 @pytest.fixture
@@ -55,8 +67,9 @@ def matching(name: str = "forward_kl", weight: float = 0.5, vocab: int = VOCAB) 
 
 
 def trainer_of(
-    tmp_path: Path, folder: Path, rows: list[Row], teacher: TeacherLogits | None = None, *, model: Any = None,
-    match: Matching | None = None, micro: int = 4, accumulate: int = 1, peft: Any = None, **args: Any,
+    tmp_path: Path, folder: Path, rows: Sequence[Row], teacher: TeacherLogits | None = None, *, model: Any = None,
+    match: Matching | None = None, micro: int = 4, accumulate: int = 1, peft: Any = None, layout: Layout = AS_ROWS,
+    collator: type[Collator] = Collator, every_s: float = 1e9, **args: Any,
 ) -> DistillTrainer:  # fmt: skip
     settings_: dict[str, Any] = {
         "seed": 0, "num_train_epochs": 1, "learning_rate": 1e-3, "per_device_train_batch_size": micro,
@@ -66,9 +79,8 @@ def trainer_of(
     return DistillTrainer(
         model=model or load(folder), args=arguments(tmp_path, **settings_),
         processing_class=read_student(folder).tokenizer, peft_config=peft,
-        train_dataset=datasets.Dataset.from_dict({"row": list(range(len(rows)))}),
-        collator=Collator(rows, teacher), matching=match, work=tmp_path, plan="test",
-        progress=Progress("train", 1, "steps"), checkpoint_every_s=1e9, logging_every=1,
+        collator=collator(rows, teacher, layout), matching=match, work=tmp_path, plan="test",
+        progress=Progress("train", 1, "steps"), checkpoint_every_s=every_s, logging_every=1,
     )  # fmt: skip
 
 
@@ -188,12 +200,10 @@ def test_the_printed_loss_is_the_mean_over_the_trained_tokens_of_the_step(
 class OwnLogits(TeacherLogits):
     """A teacher that is the student itself, computed with plain transformers; `shift` moves its rows."""
 
-    def __init__(self, folder: Path, rows: list[Row], k: int, shift: int = 0) -> None:
+    def __init__(self, folder: Path, rows: Sequence[Row], k: int, shift: int = 0) -> None:
         self.model, self.top_k, self.vocab_size, self.shift = load(folder), k, VOCAB, shift
-        self.known = {row.key: row for row in rows}
-
-    def __contains__(self, key: str) -> bool:
-        return key in self.known
+        self.known = self._of = {row.key: row for row in rows}  # type: ignore[assignment]  # rows stand for shards
+        self.mode, self.positions = "topk", "all"
 
     def rows(self, key: str, completion_ids: Any) -> FoldedRows:
         row = self.known[key]
@@ -338,11 +348,69 @@ def test_the_models_forward_is_its_own_again_after_every_step(tmp_path: Path, ti
     assert trainer.core(torch.tensor([[1, 2]])).logits.shape == (1, 2, VOCAB)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path, tiny_model: Path) -> None:
-    trainer = trainer_of(tmp_path, tiny_model, rows_of(tiny_model))
+class Poisoned(TeacherLogits):
+    """A teacher whose rows of one sample are NaN, as a broken shard's would be."""
+
+    key = ""
+
+    def columns(self, rows: Any) -> dict[str, Any]:
+        got = super().columns(rows)
+        at = 0
+        for row in rows:
+            n = len(row.ids) - row.start
+            if row.key == self.key:
+                got["teacher_logprobs"] = got["teacher_logprobs"].copy()
+                got["teacher_logprobs"][at + n // 2] = float("nan")
+            at += n
+        return got
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(200, packed=True)], ids=["padded", "packed"])
+def test_a_poisoned_row_stops_the_run_by_name_and_leaves_the_last_checkpoint(
+    tmp_path: Path, tiny_model: Path, layout: Layout
+) -> None:
+    """Healed, the run goes on from there to the bits of one that was never poisoned."""
+    rows, teacher = told_apart(tiny_model, tmp_path / "logits.safetensors")
+    of: dict[str, Any] = {"match": matching(), "layout": layout, "every_s": 0.0, "num_train_epochs": 2}
+    expected = trainer_of(tmp_path / "clean", tiny_model, rows, teacher, **of)
+    history = expected.run()
+    order = list(expected._get_train_sampler())
+    teacher.__class__ = Poisoned
+    teacher.key = rows[next(n for n in order[4:8] if n < 9)].key  # type: ignore[attr-defined]  # a row of step 2
+    poisoned = trainer_of(tmp_path / "work", tiny_model, rows, teacher, **of)
+    with pytest.raises(DistillError, match=rf"step 2: the loss is nan .* in {teacher.key[:12]}; look at that trace"):  # type: ignore[attr-defined]  # as above
+        poisoned.run()
+    assert sorted(path.name for path in (tmp_path / "work").iterdir()) == ["checkpoint-1"]
+    assert poisoned.state.global_step == 1
+    teacher.__class__ = TeacherLogits
+    healed = trainer_of(tmp_path / "work", tiny_model, rows, teacher, **of)
+    assert healed.run() == history
+    assert farthest(weights(healed), weights(expected)) == 0
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_moves(tmp_path: Path, tiny_model: Path) -> None:
+    """The loss may well be finite: a gradient whose squares overflow would make every weight NaN."""
+    rows = [*rows_of(tiny_model, 3), Row("f" * 64, np.array([5, 6, 319, 7, 8], np.int32), 2)]
+    trainer = trainer_of(tmp_path, tiny_model, rows)
+    inner = trainer._forward
+
+    def steep(batch: dict[str, Tensor]) -> HeadLoss:
+        sums = inner(batch)
+        factor = 1e30 if bool((batch["input_ids"] == 319).any()) else 1.0
+        return sums._replace(loss=sums.loss.detach() + factor * (sums.loss - sums.loss.detach()))
+
+    trainer._forward = steep  # type: ignore[method-assign]  # a row that explodes on its way back
+    before = weights(trainer)
+    with pytest.raises(DistillError, match=r"step 1: the loss is \d.* norm (inf|nan), in ffffffffffff; look at"):
+        trainer.run()
+    assert farthest(weights(trainer), before) == 0
+
+
+def test_weights_that_are_not_finite_are_no_samples_fault(tmp_path: Path, tiny_model: Path) -> None:
+    trainer = trainer_of(tmp_path, tiny_model, rows_of(tiny_model, 2))
     with torch.no_grad():
         trainer.core.get_input_embeddings().weight[7] = torch.nan
-    with pytest.raises(DistillError, match="loss is nan at step 1"):
+    with pytest.raises(DistillError, match="step 1: the loss is nan .* in each of 000000000000, 000000000000; lower"):
         trainer.run()
 
 
@@ -355,50 +423,252 @@ def test_adapters_on_head_or_embeddings_are_refused(tiny_model: Path, tmp_path: 
             adapter(student, load(tiny_model))
 
 
-RANKS = """
-import os
-import subprocess
-import sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from tests.students.test_trainer import *
-folder, out, rank, world = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
-rows, student = rows_of(folder), read_student(folder)
-path = out / f"logits-{rank}.safetensors"
-write_shard(path, [a_trace(student, n) for n in range(9)], VOCAB, tokenizer=student.fingerprint, k=K)
-teacher = TeacherLogits([path], tokenizer=student.fingerprint, vocab_size=VOCAB, top_k=K)
-trainer = trainer_of(
-    out / rank, folder, rows, teacher, match=matching(), micro=4 // world, optim="sgd", learning_rate=0.1,
-    peft=lora() if sys.argv[5] == "lora" else None,
+class Interrupted(BaseException):
+    """Stands for a kill."""
+
+
+@pytest.mark.parametrize("layout", [Layout(), Layout(90, packed=True)], ids=["accumulated", "packed"])
+def test_rows_meet_their_own_teacher_rows_after_a_resume_in_mid_epoch(
+    tmp_path: Path, tiny_model: Path, teacher: TeacherLogits, layout: Layout
+) -> None:
+    """Shuffled, two epochs, three micro-batches a step, interrupted in the second: matched by sample, not by step."""
+    rows = rows_of(tiny_model, 10)
+    micro, accumulate = (1, 3) if layout.tokens is None else (3, 1)
+
+    def start(work: str, stop_at: int | None = None) -> tuple[DistillTrainer, list[list[int]]]:
+        trainer = trainer_of(
+            tmp_path / work, tiny_model, rows, teacher, match=matching(), micro=micro, accumulate=accumulate,
+            num_train_epochs=2, peft=lora(0.1), every_s=0.0 if stop_at else 1e9, layout=layout,
+        )  # fmt: skip
+        seen: list[list[int]] = []
+        inner = trainer._forward
+
+        def spy(batch: dict[str, Tensor]) -> HeadLoss:
+            flat, at = teacher_rows(batch), 0
+            numbers = [n for n in batch["rows"].flatten().tolist() if n >= 0]
+            for n in numbers:
+                row, span = rows[n], slice(at, at + len(rows[n].completion_ids))
+                if row.key in teacher:
+                    own = teacher.rows(row.key, row.completion_ids)
+                    assert torch.equal(flat.logprobs_RK[span], torch.from_numpy(own.logprobs_NK))  # type: ignore[union-attr]
+                at = span.stop
+            assert at == len(flat.present_R)
+            if trainer.state.global_step == stop_at:
+                raise Interrupted
+            seen.append(numbers)
+            return inner(batch)
+
+        trainer._forward = spy  # type: ignore[method-assign]  # looks at every batch on its way
+        return trainer, seen
+
+    straight, expected = start("straight")
+    history = straight.run()
+    assert len(history) == 8
+    assert sorted(n for one in expected for n in one) == sorted([*range(10)] * 2)
+    stopped, before = start("stopped", stop_at=5)
+    with pytest.raises(Interrupted):
+        stopped.run()
+    resumed, after = start("stopped")
+    assert resumed.run() == history
+    assert before + after == expected
+    assert farthest(weights(resumed), weights(straight)) == 0
+
+
+@pytest.mark.parametrize("name", plugins.names("students.losses"))
+@pytest.mark.parametrize(
+    ("temperature", "weight", "layout"), [(1.0, 0.5, Layout()), (2.0, 0.3, Layout(200, packed=True))]
 )
-trainer.run()
-torch.save(weights(trainer), out / f"{rank}.pt")
+def test_the_printed_loss_is_the_one_that_is_optimised(
+    tmp_path: Path, tiny_model: Path, name: str, temperature: float, weight: float, layout: Layout
+) -> None:
+    """The change of the recorded loss along the gradient that the optimizer got, through the whole step.
+
+    Weights are float64; norms and rotations stay float32 in transformers, hence the tolerance.
+    """
+    student = read_student(tiny_model)
+    path = tmp_path / "logits.safetensors"
+    traces = [a_trace(student, n) for n in range(4)]
+    write_shard(path, traces, VOCAB, tokenizer=student.fingerprint, k=K, temperatures=(1.0, 2.0))
+    teacher = TeacherLogits([path], tokenizer=student.fingerprint, vocab_size=VOCAB, top_k=K, temperature=temperature)
+    module = plugins.load("students.losses", name)
+    match = Matching(module.build(module.Config()), weight, temperature, VOCAB)
+    whole = layout.tokens is not None
+
+    def step(shift: float = 0.0, along: dict[str, Tensor] | None = None) -> tuple[float, dict[str, Tensor]]:
+        model = load(tiny_model).double()
+        with torch.no_grad():
+            for part, direction in (along or {}).items():
+                model.get_parameter(part).add_(direction, alpha=shift)
+        trainer = trainer_of(
+            tmp_path, tiny_model, rows_of(tiny_model, 6), teacher, model=model, match=match, layout=layout,
+            micro=6 if whole else 2, accumulate=1 if whole else 3, optim="sgd", max_grad_norm=1e9,
+        )  # fmt: skip
+        got: dict[str, Tensor] = {}
+
+        class Gradients(TrainerCallback):
+            def on_pre_optimizer_step(self, *_: Any, **__: Any) -> None:
+                got.update({name: p.grad.clone() for name, p in model.named_parameters()})
+
+        trainer.add_callback(Gradients)
+        return trainer.run()[0]["loss"], got
+
+    _, gradient = step()
+    length = sum(float((part**2).sum()) for part in gradient.values()) ** 0.5
+    along = {part: value / length for part, value in gradient.items()}
+    slope = (step(1e-3, along)[0] - step(-1e-3, along)[0]) / 2e-3
+    assert slope == pytest.approx(length, rel=1e-3)
+
+
+def test_padding_of_any_length_and_a_row_without_a_trained_token_change_nothing(
+    tmp_path: Path, tiny_model: Path, teacher: TeacherLogits
+) -> None:
+    rows = [*rows_of(tiny_model, 4), Row("e" * 64, np.array([5, 6, 7], np.int32), 3)]
+    trainer = trainer_of(tmp_path, tiny_model, rows, teacher, match=matching())
+    end = read_student(tiny_model).end_id
+
+    def learned(numbers: list[int], padding: int) -> tuple[float, dict[str, Tensor]]:
+        trainer.model.zero_grad()
+        batch = trainer.collator.batch([[n] for n in numbers])
+        batch["input_ids"] = torch.nn.functional.pad(batch["input_ids"], (0, padding), value=end)
+        batch["labels"] = torch.nn.functional.pad(batch["labels"], (0, padding), value=IGNORED)
+        loss = trainer.compute_loss(trainer.model, batch, num_items_in_batch=100)
+        loss.backward()
+        return loss.item(), {name: p.grad.clone() for name, p in trainer.model.named_parameters()}
+
+    loss, gradient = learned([0, 1, 2, 3], 0)
+    for numbers, padding in (([0, 1, 2, 3], 37), ([0, 1, 4, 2, 3], 0)):
+        again, same = learned(numbers, padding)
+        assert again == pytest.approx(loss, rel=1e-6)
+        assert farthest(same, gradient) < 1e-6
+    nothing, none = learned([4], 0)
+    assert nothing == 0
+    assert all(not part.any() for part in none.values())
+
+
+def test_the_base_classes_still_call_what_is_overridden(tmp_path: Path, tiny_model: Path) -> None:
+    """An override of a method that a release renamed would never be called, in silence."""
+    called: list[str] = []
+    trainer = trainer_of(tmp_path, tiny_model, rows_of(tiny_model, 4), every_s=0.0, micro=2)
+    names = (
+        "_get_train_sampler", "_get_num_items_in_batch", "training_step", "compute_loss", "_get_grad_norm",
+        "_save_checkpoint", "_get_output_dir", "_save_optimizer_and_scheduler",
+    )  # fmt: skip
+
+    def spied(name: str, inner: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **kwargs: (called.append(name), inner(*args, **kwargs))[1]
+
+    for name in names:
+        assert any(name in vars(base) for base in SFTTrainer.__mro__), name
+        setattr(trainer, name, spied(name, getattr(trainer, name)))
+    trainer.create_optimizer()
+    assert trainer.optimizer is not None
+    trainer.optimizer.step = spied("optimizer", trainer.optimizer.step)  # type: ignore[method-assign]  # as above
+    trainer.run()
+    assert set(names) <= set(called)
+    assert called.index("_get_num_items_in_batch") < called.index("compute_loss") < called.index("_get_grad_norm")
+    assert called.index("_get_grad_norm") < called.index("optimizer") < called.index("_save_checkpoint")
+
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "twenty_steps.json"
+
+
+def test_twenty_steps_of_loss_are_what_they_were(
+    tmp_path: Path, tiny_model: Path, request: pytest.FixtureRequest
+) -> None:
+    """What must not drift: order, loss, clipping, schedule and optimizer together. Recorded anew by --update-golden."""
+    student = read_student(tiny_model)
+    path = tmp_path / "logits.safetensors"
+    write_shard(path, [a_trace(student, n) for n in range(30)], VOCAB, tokenizer=student.fingerprint, k=K)
+    teacher = TeacherLogits([path], tokenizer=student.fingerprint, vocab_size=VOCAB, top_k=K)
+    runs = {}
+    for name, layout in {"padded": Layout(), "packed": Layout(250, packed=True)}.items():
+        trainer = trainer_of(
+            tmp_path / name, tiny_model, rows_of(tiny_model, 40), teacher, match=matching(), micro=8,
+            num_train_epochs=4, warmup_steps=0.1, weight_decay=0.01, layout=layout,
+        )  # fmt: skip
+        runs[name] = [
+            {key: float(f"{record[key]:.6g}") for key in ("loss", "ce", "kd", "lr", "grad_norm")}
+            for record in trainer.run()
+        ]
+    if request.config.getoption("--update-golden"):
+        GOLDEN.write_text(json.dumps(runs, indent=1) + "\n")
+    expected = json.loads(GOLDEN.read_text())
+    assert [len(steps) for steps in expected.values()] == [20, 20]
+    for name, steps in runs.items():
+        for mine, theirs in zip(steps, expected[name], strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-3), name  # another processor rounds otherwise
+
+
+TRACKIO = """
+import json
+from types import SimpleNamespace
+
+said = []
+context_vars = SimpleNamespace(current_space_id=SimpleNamespace(get=lambda: None))
+
+
+class Config(dict):
+    def update(self, *values, allow_val_change):
+        super().update(*values)
+
+
+config = Config()
+
+
+def init(**about):
+    said.append(("init", about))
+
+
+def log(figures):
+    said.append(("log", json.loads(json.dumps(figures))))
+
+
+def finish():
+    said.append(("finish", None))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("peft", ["full", "lora"])
-def test_two_ranks_are_one(tmp_path: Path, tiny_model: Path, peft: str) -> None:
-    """DDP on two gloo processes against one process on the joined batches: wrapper, normaliser and row split."""
-    for name, world in (("one", 1), ("two", 2)):
-        out = tmp_path / name
-        out.mkdir()
-        processes = []
-        for rank in range(world):
-            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            if world > 1:
-                environment |= {
-                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1",
-                    "MASTER_PORT": str(29_500 + os.getpid() % 1000), "ACCELERATE_USE_CPU": "true",
-                }  # fmt: skip
-            command = [sys.executable, "-c", RANKS, str(tiny_model), str(out), str(rank), str(world), peft]
-            processes.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
-    one, first, second = (
-        torch.load(tmp_path / name, weights_only=True) for name in ("one/0.pt", "two/0.pt", "two/1.pt")
-    )
-    assert farthest(first, second) == 0
-    assert farthest(one, first) < 1e-6
+def test_trackers_are_told_what_the_terminal_shows(
+    tmp_path: Path, tiny_model: Path, teacher: TeacherLogits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through transformers' own callback, into a module that stands for trackio."""
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "trackio.py").write_text(TRACKIO)
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    trackers.check(["trackio"])
+    trainer = trainer_of(
+        tmp_path / "w", tiny_model, rows_of(tiny_model), teacher, match=matching(), report_to=["trackio"],
+        run_name="r/t",
+    )  # fmt: skip
+    history = trainer.run()
+    said = importlib.import_module("trackio").said
+    monkeypatch.delitem(sys.modules, "trackio")
+    assert said[0][0] == "init"
+    assert (said[0][1]["name"], said[0][1]["space_id"]) == ("r/t", None)
+    steps = [figures for what, figures in said if what == "log" and "train/ce" in figures]
+    assert [figures["train/global_step"] for figures in steps] == [1, 2, 3]
+    for figures, record in zip(steps, history, strict=True):
+        assert figures["train/loss"] == pytest.approx(record["loss"])
+        assert figures["train/kl"] == pytest.approx(record["kd"])
+        assert {
+            "train/ce", "train/covered", "train/grad_norm", "train/learning_rate", "train/tokens_per_second",
+            "train/peak_memory_gib",
+        } < set(figures)  # fmt: skip
+    assert said[-1][0] == "finish"
+
+
+def test_a_tracker_that_is_not_there_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DistillError, match=r"names tensorboard, which is not installed: pip install tensorboard"):
+        trackers.check(["tensorboard"])
+    trackers.check([])
+
+
+def test_tensorboard_writes_beside_the_runs_and_not_into_a_stage() -> None:
+    class TensorBoardCallback:
+        logging_dir: str | None = None
+
+    set_, unset = TensorBoardCallback(), TensorBoardCallback()
+    set_.logging_dir = "/elsewhere"
+    trackers.place([object(), set_, unset], Path("/runs/maths/train-12/work"))
+    assert (set_.logging_dir, unset.logging_dir) == ("/elsewhere", "/runs/tensorboard/maths/train-12")

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from distill.core.config import Settings
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity
 
 SERVED = True
@@ -73,7 +73,7 @@ class ScriptedEngine:
             opened=True,
         )
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         raise AssertionError(f"not asked for in these tests: {requests}, {top_k}")
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from distill.core.config import Settings
-from distill.core.protocols import Completion, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity
 
 ASKED: list[str] = []
@@ -74,7 +74,7 @@ class StubJudge:
             return f"Sure! {said}"
         return said
 
-    def score(self, requests: Iterable[ScoreRequest], top_k: int) -> Iterator[tuple[str, TokenLogprobs]]:
+    def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
         raise AssertionError("a judge is not asked for log-probabilities")
 
     def close(self) -> None:
