@@ -7,15 +7,15 @@
 
 A linear head of 151,936 x 1,024 random weights and 2,048 trained tokens, one thread. Every arm is a process of its own
 and measures, in turn, the products that cannot be avoided (two for a frozen head, three for one that trains; chunks of
-256 rows, nothing else) and itself, value and gradients; the fastest of each counts. Printed: CPU seconds, their ratio to
-the products, wall seconds, the load of the machine, and the peak of resident memory above the level with all inputs
+256 rows, nothing else) and itself, value and gradients; the fastest of each counts. Printed: CPU seconds, their ratio
+to the products, wall seconds, the load of the machine, and the peak of resident memory above the level with all inputs
 loaded, so that gradients count and weights do not.
 
-Arms: `ce`; `DIVERGENCE-k` matches k teacher ids and a tail; `sampled-s` draws; `rows-...` is the same in chunks of whole
-rows where a frozen head would go in tiles of the vocabulary; `softened-k` is forward KL at T = 2; `full` a live teacher
-of the same width over the whole vocabulary. `trl` is the loss of TRL's SFT trainer (`ChunkedLogProbFunction`, with the
-entropy and the top-1 that it logs); `naive-ce` and `naive-kl` are torch's own functions over all logits, with the
-teacher's given.
+Arms: `ce`; `DIVERGENCE-k` matches k teacher ids and a tail; `sampled-s` draws; `rows-...` is the same in chunks of
+whole rows where a frozen head would go in tiles of the vocabulary; `softened-k` is forward KL at T = 2; `full` a live
+teacher of the same width over the whole vocabulary. `trl` is the loss of TRL's SFT trainer (`ChunkedLogProbFunction`,
+with the entropy and the top-1 that it logs); `naive-ce` and `naive-kl` are torch's own functions over all logits, with
+the teacher's given.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Inputs:
 
 
 def floor(given: Inputs) -> Callable[[], None]:
-    """The bare products of the gradient-in-forward scheme: logits, hidden gradient, and the weight's where it trains."""
+    """The bare products of a gradient taken in the forward: logits, hidden gradient, and the weight's if it trains."""
     import torch
 
     weight_VH, hidden_RH = given.head.weight.detach(), given.hidden_RH.detach()
@@ -226,7 +226,12 @@ def main() -> None:
                 if name.startswith("rows-") and head == "trained":
                     continue  # a head that trains always goes in rows
                 for tokens in arguments.lengths or [size["tokens"]]:
-                    asked = {"name": name, "size": {**size, "tokens": tokens}, "dtype": dtype, "trained": head == "trained"}
+                    asked = {
+                        "name": name,
+                        "size": {**size, "tokens": tokens},
+                        "dtype": dtype,
+                        "trained": head == "trained",
+                    }
                     told = json.dumps({**asked, "repeats": arguments.repeats})
                     command = [sys.executable, "-m", "benchmarks.head_loss", "--here", told]
                     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)

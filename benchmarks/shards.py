@@ -63,6 +63,7 @@ def bytes_a_token(got: TokenLogprobs | SampledLogprobs, keep: Keep, vocab: int, 
     info = ShardInfo(
         "m" * 32, "t" * 16, "p" * 16, vocab, keep.top_k, "sampled" if keep.draws else "topk",
         temperatures=(1.0, *keep.temperatures), draws=keep.draws,
+        value_dtype="float32" if keep.draws else "float16",
     )  # fmt: skip
     path, ids = folder / "s.safetensors", range(SAMPLE_TOKENS)
     n = shards.write(path, [ShardRows(f"{number:064x}", ids, got) for number in range(SAMPLES)], info)

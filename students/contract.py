@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import nsmallest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from distill.core.config import digest
 from distill.core.errors import DistillError
 from distill.core.fingerprint import tokenizer_fingerprint
-from distill.core.models import on_hub, resolve_text
+from distill.core.models import cached_text, resolve_text
 from distill.core.records import Trace
 from distill.core.stage import Report
 from distill.text.pairing import Verdict, compare
@@ -64,7 +65,7 @@ def make(
         raise DistillError(f"`train.max_length` is {max_length}, but the student's context ends at {context}")
     longest = max_length if max_length is not None else context
     rows = build_rows(traces, side.text, target=target, max_length=longest, plain_share=plain_share, scratch=out.parent)
-    folder = teacher_folder(teacher)
+    folder = teacher_folder(teacher, fetch=False)
     verdict = None if folder is None else compare(folder, side.folder)
     contract = Contract(side, rows, traces, target, longest, verdict)
     prove_prompts(contract)
@@ -75,17 +76,14 @@ def refusal(sections: Mapping[str, Any], *, fetch: bool) -> str | None:
     """Why a loss of these sections can match nothing, told from the two tokenizers before anything is sampled.
 
     None where it can, where no loss asks for it, and where the teacher's tokenizer is not known here. `fetch` allows to
-    get the tokenizer files of a model on the Hub; without it such a pair is not looked at.
+    get the tokenizer files of a model on the Hub; without it only what is on this machine is looked at.
     """
     train, student, teacher = (sections.get(name) for name in ("train", "student", "teacher"))
     if train is None or student is None or teacher is None or train.matching is None:
         return None
-    named = [student.model, teacher.model if not teacher.served else getattr(teacher.engine.config, "tokenizer", None)]
-    if not fetch and any(name is not None and on_hub(name) for name in named):
-        return None
-    theirs = teacher_folder(teacher)
-    base = resolve_text(student.model, student.revision)
-    if theirs is None or tokenizer_fingerprint(theirs) == tokenizer_fingerprint(base):
+    theirs = teacher_folder(teacher, fetch=fetch)
+    base = (resolve_text if fetch else cached_text)(student.model, student.revision)
+    if theirs is None or base is None or tokenizer_fingerprint(theirs) == tokenizer_fingerprint(base):
         return None
     with TemporaryDirectory() as scratch:
         side = prepare(student, base, teacher, Path(scratch) / "text", thinks=train.target == "trace")
@@ -135,7 +133,7 @@ def page(contract: Contract, *, kl_rows: int | None) -> Report:
     """The report: a table of what and how much, and the same as data. `kl_rows`: rows with teacher logits; None: no
     loss asks for any."""
     rows, text, side = contract.rows, contract.side.text, contract.side
-    lengths = sorted(len(row.ids) for row in rows.rows)
+    lengths = sorted(rows.rows.lengths.tolist())
     tokens, trained = sum(lengths), rows.trained_tokens
     thinking = sum(max(0, row.answer_at - row.start) for row in rows.rows)
     dropped, lost = sum(rows.dropped.values()), sum(rows.dropped_tokens.values())
@@ -230,13 +228,15 @@ class Sample:
 def samples(contract: Contract) -> list[Sample]:
     """Three rows to look at: one of each kind that there is (drawn, rendered, without reasoning), then any."""
     text = contract.side.text
-    ranked = sorted(contract.rows.rows, key=lambda row: digest(["sample", row.key]))
-    kinds: dict[tuple[bool, bool], Row] = {}
-    for row in ranked:
-        kinds.setdefault((bool(row.rendered), row.answer_at > row.start), row)
-    chosen = list(kinds.values())
-    chosen = (chosen + [row for row in ranked if row not in chosen])[:SAMPLES] if len(chosen) < SAMPLES else chosen
-    return [_sample(row, text) for row in chosen[:SAMPLES]]
+    kinds: dict[tuple[bool, bool], tuple[str, Row]] = {}
+    for row in contract.rows.rows:
+        kind, rank = (bool(row.rendered), row.answer_at > row.start), digest(["sample", row.key])
+        if kind not in kinds or rank < kinds[kind][0]:
+            kinds[kind] = rank, row
+    chosen = {row.key: row for _, row in sorted(kinds.values(), key=lambda ranked: ranked[0])}
+    for row in nsmallest(SAMPLES, contract.rows.rows, key=lambda row: digest(["sample", row.key])):
+        chosen.setdefault(row.key, row)
+    return [_sample(row, text) for row in list(chosen.values())[:SAMPLES]]
 
 
 def _sample(row: Row, text: StudentText) -> Sample:
@@ -267,6 +267,8 @@ def show(shown: Sequence[Sample]) -> None:
 
     console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
     coloured = console.is_terminal and console.color_system is not None and not console.no_color
+    how = "cyan reasoning, green answer, magenta end" if coloured else "between >>> and <<<"
+    click.echo(f"{len(shown)} samples; what is trained: {how}\n")
     for sample in shown:
         with console.capture() as captured:
             console.print(_coloured(sample) if coloured else _marked(sample), markup=False)
@@ -284,4 +286,4 @@ def _coloured(sample: Sample) -> Text:
 
 def _marked(sample: Sample) -> str:
     trained = f"{sample.thinking}{sample.answer}{sample.end}"
-    return f"{sample.key[:12]}  {sample.about}; trained between >>> and <<<\n{sample.prompt}>>>{trained}<<<\n"
+    return f"{sample.key[:12]}  {sample.about}\n{sample.prompt}>>>{trained}<<<\n"

@@ -32,16 +32,13 @@ from distill.core.stage import StageRun, Workspace
 from distill.rollout.answers import as_sample
 from distill.rollout.asks import Ask
 from distill.stages import verify
-from students.processes import Ranks
+from students.processes import FSDP2, ZERO3, Group, Ranks
 
 if TYPE_CHECKING:
     from distill.engines.transformers import TransformersEngine
     from students.rows import StudentText, Target
 
 BEST, RECORDS = "best.safetensors", "dev.json"
-
-WHOLE = ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU")
-"""Kinds of accelerate's distribution in which every process has the whole model."""
 
 
 class DevSettings(Settings):
@@ -72,6 +69,15 @@ def refusal(config: DevSettings, sections: Mapping[str, Settings]) -> str | None
     if getattr(sections.get("problems"), "dev", None) == 0:
         return f"`train.dev` asks {config.problems} dev problems, but `problems.dev` is 0; raise it"
     return None
+
+
+def check_whole(group: Group) -> None:
+    """Raise DistillError where processes hold parts of the model: none of them can draw an answer."""
+    if group.kind in (FSDP2, ZERO3):
+        raise DistillError(
+            f"`train.dev` draws answers from a whole model, and {group.kind} spreads it over processes; set "
+            "`train.dev: none` and evaluate the student afterwards"
+        )
 
 
 def chosen(path: Path, config: DevSettings) -> list[Problem]:
@@ -216,6 +222,11 @@ class Dev:
         looks = f"{len(self.records)} look{'s' if len(self.records) > 1 else ''}"
         return f"{looks} at the dev problems: {self.seconds:,.0f} s, {self.seconds / seconds:.0%} of the time"
 
+    def outcome(self) -> str:
+        """What was kept, as part of the stage's line."""
+        accuracy = next(record["accuracy"] for record in self.records if record["step"] == self.kept)
+        return f", dev {accuracy:.1%} at step {self.kept}"
+
     def results(self) -> dict[str, Any]:
         """What dev.json says: settings, records and which weights were kept."""
         return {
@@ -295,16 +306,6 @@ class Dev:
                 ModelIdentity(id="student", name="student", tokenizer=self.text.fingerprint),
             )  # fmt: skip
         return self._engine
-
-
-def check_whole(accelerator: Any) -> None:
-    """Raise DistillError where processes hold parts of the model: no one of them can draw an answer."""
-    kind = accelerator.distributed_type.value
-    if kind not in WHOLE:
-        raise DistillError(
-            f"`train.dev` draws answers from a whole model, and {kind} spreads it over processes; set "
-            "`train.dev: none` and evaluate the student afterwards"
-        )
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from students.vocabulary_tiles import suits, tiled_loss
 
 __all__ = ["HeadLoss", "LiveRows", "Matching", "SampledRows", "Signal", "TeacherRows", "head_loss"]
 
-TILE_BYTES = 256 << 20
+TILE_BYTES = 160 << 20
 """Most bytes of logits that exist at a time: few enough rows to be cheap, enough for full speed in the products."""
 
 PART_BYTES = 16 << 20

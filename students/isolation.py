@@ -28,6 +28,22 @@ PROOF_LENGTHS = (7, 5)
 """Tokens of the two rows that the proof packs."""
 
 
+def use(model: Any, attention: str | None) -> None:
+    """Let a model compute attention in a named way; None leaves it as transformers chose.
+
+    Raises DistillError where that way is not installed or the model does not know it.
+    """
+    if attention is None:
+        return
+    try:
+        model.set_attn_implementation(attention)
+    except (ImportError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DistillError(
+            f"`train.attention: {attention}` cannot be had for {type(model).__name__}: {reason}"
+        ) from error
+
+
 def check(core: Any, tokens: int) -> None:
     """Refuse what must not be packed: unknown attention, layers other than full attention, a mask that grows too large.
 
@@ -56,13 +72,14 @@ def check(core: Any, tokens: int) -> None:
         raise DistillError(
             f"packed sequences of {tokens:,} tokens on attention `{attention}`: it makes {tokens:,} x {tokens:,} "
             f"entries, {each * tokens**2 / 2**30:,.1f} GiB; set `train.micro_batch_tokens` to at most "
-            f"{SQUARE[attention]:,}, or `train.packing: false`"
+            f"{SQUARE[attention]:,}, `train.attention: flash_attention_2`, or `train.packing: false`"
         )
 
 
 @torch.no_grad()
 def prove(core: Any) -> None:
-    """Show on two short rows that the second is the same packed as alone, and unmoved by what the first one says.
+    """Show on two short rows that the second is the same packed as alone, and unmoved by what the first one says. Call
+    it under the training's autocast: flash attention runs in no other precision.
 
     Raises DistillError otherwise.
     """
@@ -75,7 +92,8 @@ def prove(core: Any) -> None:
     alone_TH = _hidden(core, [mine_T])
     packed = [_hidden(core, [other_T, mine_T])[first:] for other_T in others]
     core.train(training)
-    tolerance = 1e-4 if core.dtype == torch.float32 else 3e-2
+    exact = core.dtype == torch.float32 and not torch.is_autocast_enabled(core.device.type)
+    tolerance = 1e-4 if exact else 3e-2
     moved, apart = _distance(packed[0], packed[1]), _distance(packed[0], alone_TH)
     if not max(moved, apart) <= tolerance:  # also where one of them is NaN
         raise DistillError(

@@ -208,7 +208,7 @@ def _signals() -> Iterator[None]:
     if got == signal.SIGINT:
         raise KeyboardInterrupt
     if got is not None:
-        signal.raise_signal(got)
+        raise SystemExit(128 + got)  # as a shell tells it; locks and temporary folders go on the way out
 
 
 def _failure(folder: Path, group: Group, error: Exception | None) -> DistillError:

@@ -33,6 +33,10 @@ def plan(
             f"`train.max_length` is {longest}, but the context of `{student.model}` ends at "
             f"{shape.max_position_embeddings}; lower it, or name a copy of the model with a longer one"
         )
+    if sharding == "zero3" and count > 1 and student.adapter is None:
+        raise ConfigError(
+            "under DeepSpeed's ZeRO-3 `train` refuses a trained output head; plan an adapter, or --sharding fsdp2"
+        )
     matching = config.matching
     live = matching is not None and matching.vocabulary == "full"
     layout = Layout(config.micro_batch_tokens or (longest if config.packing else None), config.packing)

@@ -148,6 +148,20 @@ def no_stage(stage: object) -> str:
     return f"DeepSpeed's stage {stage} is not supported; use FSDP2, or `zero_stage: 3` (unverified)"
 
 
+def check_reading(*, nf4: bool, live: bool, environment: Mapping[str, str] = os.environ) -> None:
+    """Refuse FSDP's sparing loading, in which only the leader reads weights, for models that FSDP does not then fill.
+
+    Raises ConfigError for a 4-bit base and for a live teacher: the other processes would train with noise.
+    """
+    sparing = all(
+        environment.get(name, "false").lower() in ("true", "1")
+        for name in ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+    )
+    if sparing and (nf4 or live):
+        what = "a 4-bit base" if nf4 else "a live teacher"
+        raise ConfigError(f"{what} has to be read by every process; set `fsdp_cpu_ram_efficient_loading: false`")
+
+
 def came_up(accelerator: Any) -> Group:
     """The group that accelerate formed."""
     kind = accelerator.distributed_type.value

@@ -18,7 +18,7 @@ from typing import Any
 from distill.core import files
 from distill.core.errors import DistillError
 from distill.core.fingerprint import chat_template, tokenizer_fingerprint
-from distill.core.models import resolve_text
+from distill.core.models import cached_text, resolve_text
 from distill.core.records import Message
 from distill.text import pairing
 from distill.text.chat import TEMPLATE_DATE, apply_template, dated, load_tokenizer, template_arguments
@@ -58,15 +58,30 @@ class TextSide:
         return self.text.folder
 
 
-def teacher_folder(teacher: Any) -> Path | None:
-    """The folder of a teacher's tokenizer, from its section; None if it is not known here (a server, a .gguf file)."""
+def teacher_folder(teacher: Any, *, fetch: bool) -> Path | None:
+    """The folder of a teacher's tokenizer, from its section; None if it is not known here (a server, a .gguf file).
+
+    `fetch` gets it from the Hub; without it a teacher that never was on this machine is not known here.
+    """
     if teacher is None:
         return None
+    named, revision = teacher.model, teacher.revision
     if teacher.served:
-        named = getattr(teacher.engine.config, "tokenizer", None)
-        return None if named is None else resolve_text(named)
-    folder = resolve_text(teacher.model, teacher.revision)
-    return folder if folder.is_dir() and (folder / "tokenizer.json").is_file() else None
+        named, revision = getattr(teacher.engine.config, "tokenizer", None), None
+    folder = None if named is None else (resolve_text if fetch else cached_text)(named, revision)
+    return folder if folder is not None and (folder / "tokenizer.json").is_file() else None
+
+
+def refusal(sections: Mapping[str, Any]) -> str | None:
+    """Why the teacher's template, if the student is to take it, cannot be had from these sections."""
+    student, teacher = sections.get("student"), sections.get("teacher")
+    if student is None or student.template != "teacher":
+        return None
+    if teacher is None:
+        return "`student.template: teacher` needs the section `teacher:`; name a file, or say `own`"
+    if teacher.served and getattr(teacher.engine.config, "tokenizer", None) is None:
+        return "`student.template: teacher`: a served teacher's is not known here; save it as a file and name that"
+    return None
 
 
 def template_of(student: settings.Config, teacher: Any) -> str | None:
@@ -75,7 +90,7 @@ def template_of(student: settings.Config, teacher: Any) -> str | None:
         return None
     if student.template != "teacher":
         return settings.template_file(student.template).read_text(encoding="utf-8")
-    folder = teacher_folder(teacher)
+    folder = teacher_folder(teacher, fetch=True)
     template = None if folder is None else chat_template(folder)
     if template is None:
         raise DistillError(
@@ -91,7 +106,7 @@ def prepare(student: settings.Config, base: Path, teacher: Any, out: Path, *, th
     as the trained ones do. Raises DistillError if the settings cannot be met.
     """
     template = template_of(student, teacher)
-    taught = teacher_folder(teacher)
+    taught = teacher_folder(teacher, fetch=student.think_tokens == "spare-ids")
     tokens, how = _think_tokens(student, base, taught)
     plain = load_tokenizer(base)
     source = template if template is not None else _own_template(plain, base)
@@ -119,7 +134,7 @@ def externals(student: settings.Config, teacher: Any) -> dict[str, str]:
     """Hashes of what the text side takes from elsewhere: another template, the teacher's tokenizer."""
     template = template_of(student, teacher)
     found = {} if template is None else {"template": hashlib.sha256(template.encode()).hexdigest()}
-    folder = teacher_folder(teacher) if student.think_tokens == "spare-ids" else None
+    folder = teacher_folder(teacher, fetch=True) if student.think_tokens == "spare-ids" else None
     fingerprint = None if folder is None else tokenizer_fingerprint(folder)
     return found if fingerprint is None else {**found, "teacher_tokenizer": fingerprint}
 

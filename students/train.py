@@ -38,7 +38,7 @@ from distill.core.records import Trace
 from distill.core.stage import Report, StageRun
 from distill.stages import verify
 from students import contract, launch, live_teacher, processes, recorded, settings, text_side, trackers
-from students.dev import Dev, DevSettings, looks, refusal
+from students.dev import Dev, DevSettings, check_whole, looks, refusal
 from students.divergence import LossSettings
 from students.model import adapter, load, refuse, threads_for
 from students.packing import Layout, Pass
@@ -96,6 +96,8 @@ class Config(Settings):
     ] = None
     """`none` is cross-entropy alone; a divergence such as `{name: forward_kl, weight: 0.5, top_k: 16}` also matches the
     teacher's logits, where the traces have them."""
+    attention: Literal["sdpa", "eager", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None
+    """How attention is computed. None: what transformers takes, `sdpa` wherever the model has it."""
     gradient_checkpointing: Annotated[bool, Unkeyed] = False
     """Make activations again in the backward pass instead of keeping them: about a quarter slower, far less memory."""
     dev: Annotated[DevSettings | None, BeforeValidator(lambda value: None if value == "none" else value)] = None
@@ -144,6 +146,8 @@ def check(sections: Mapping[str, Settings]) -> tuple[tuple[str, ...], str] | Non
             "`train.traces` is control, but the filter writes no control set; "
             "write `filter: {control: true, filters: [...]}`",
         )
+    if (why := text_side.refusal(sections)) is not None:
+        return ("student", "template"), why
     if config is not None and config.dev is not None and (why := refusal(config.dev, sections)) is not None:
         return ("train", "dev"), why
     if config is None or config.matching is None:
@@ -204,6 +208,8 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     start_s = time.monotonic()
     config, student = cast(Config, stage.sections["train"]), cast(settings.Config, stage.sections["student"])
     trackers.check(config.report_to)
+    if config.dev is not None:
+        check_whole(processes.asked())
     folder = resolve(student.model, student.revision)
     refuse(student, folder)
     if student.adapter is not None and student.adapter.nf4:
@@ -213,6 +219,10 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     stage.say(f"{len(rows.rows):,} rows, {rows.trained_tokens:,} trained tokens{_listed(rows)}")
     placement = place(student.device, student.dtype)
     processes.meet(ranks, placement, work)
+    processes.check_reading(
+        nf4=student.adapter is not None and student.adapter.nf4,
+        live=config.matching is not None and config.matching.vocabulary == "full",
+    )
     stage.say(str(placement) + (f", {processes.asked()}" if ranks.count > 1 else ""))
     teacher = _teacher(stage, config, text, rows, placement)
     page = contract.page(made, kl_rows=_kl_rows(config, rows, teacher))
@@ -241,7 +251,7 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     return Report(
         summary=(
             f"{len(rows.rows):,} rows, {report['steps']:,} steps, "
-            f"CE {report['ce_first']:.3f} to {report['ce_last']:.3f}{kd}, {seconds:,.0f} s"
+            f"CE {report['ce_first']:.3f} to {report['ce_last']:.3f}{kd}{dev.outcome() if dev else ''}, {seconds:,.0f} s"
         ),
         data={**report, "seconds": seconds, "peak_rss_mib": peak_mib},
     )
@@ -298,7 +308,11 @@ def _kl_rows(config: Config, rows: Rows, teacher: TeacherLogits | LiveTeacher | 
     """Rows on which a divergence counts; None where none is asked for. A live teacher reads every row."""
     if config.matching is None:
         return None
-    return len(rows.rows) if teacher is None or isinstance(teacher, LiveTeacher) else sum(1 for _ in _matched(rows, teacher))
+    return (
+        len(rows.rows)
+        if teacher is None or isinstance(teacher, LiveTeacher)
+        else sum(1 for _ in _matched(rows, teacher))
+    )
 
 
 def _teacher(
@@ -364,6 +378,7 @@ def _train(
     """Build the model and train it; gives the trained model in the leader. Torch and TRL are imported here."""
     from transformers.utils.logging import disable_progress_bar
 
+    from students import isolation
     from students.collate import Collator, planned
     from students.head_loss import Matching
     from students.trainer import DistillTrainer, arguments
@@ -373,6 +388,7 @@ def _train(
     half = job.placement.dtype != "float32"
     model = load(job.student, job.folder, job.placement)
     text_side.adopt_tokens(model, job.side)
+    isolation.use(model, config.attention)
     use_cache = model.config.use_cache
     layout, world = _layout(job, stage), ranks.count
     micro = config.micro_batch_size or max(config.batch_size // world, 1)
@@ -392,9 +408,7 @@ def _train(
             Pass,
         )
     steps = -(-len(job.rows.rows) // config.batch_size) * config.epochs
-    looking = looks(
-        config.dev, stage, text, target=config.target, seed=job.seed, placement=job.placement, ranks=ranks
-    )
+    looking = looks(config.dev, stage, text, target=config.target, seed=job.seed, placement=job.placement, ranks=ranks)
     with Progress("train", steps, "steps") as progress, looking as dev:
         trainer = DistillTrainer(
             model=model,
@@ -467,4 +481,3 @@ def _report(job: _Job, history: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "dtype": job.placement.dtype,
         "stop_ids": sorted(job.text.stop_ids),
     }
-

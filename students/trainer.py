@@ -28,7 +28,7 @@ from distill.core.errors import DistillError
 from distill.core.progress import Progress
 from students import checkpoints, isolation, trackers
 from students.collate import IGNORED, NO_ROW, Collator, EpochSampler
-from students.dev import Dev, check_whole
+from students.dev import Dev
 from students.head_loss import HeadLoss, Matching, SampledRows, Signal, TeacherRows, head_loss
 from students.history import History, mean, peak_memory_gib
 from students.live_teacher import LiveTeacher
@@ -83,19 +83,20 @@ class Distilling(Loop):
         trackers.place(self.callback_handler.callbacks, work)
         if getattr(self, "aux_loss_enabled", False):
             raise DistillError("mixture-of-experts students are not supported yet; take a dense model")
-        if dev is not None:
-            check_whole(self.accelerator)
         self.ranks = Ranks(self.args.process_index, self.args.world_size)
         self.core = _core(cast(nn.Module, self.model))
         self.finish = logit_finish(self.core.config)
-        prove_head(self.core, self.finish)
+        if self.ranks.leads:  # others may not have read their weights yet (FSDP2's sparing loading)
+            with self.accelerator.autocast():
+                prove_head(self.core, self.finish)
         self.sharded = is_sharded(self.accelerator)
         if self.sharded:
             prepare(self.accelerator, output_head(self.core))
-        if self.layout.packed and self.layout.tokens is not None:
+        if self.layout.packed and self.layout.tokens is not None and self.ranks.leads:
             for core in [self.core] if self.live is None else [self.core, self.live.core]:
                 isolation.check(core, self.layout.tokens)
-                isolation.prove(core)
+                with self.accelerator.autocast():
+                    isolation.prove(core)
 
     def _send_telemetry(self) -> None:
         """Nothing is sent; TRL would report the run on rank 0."""
@@ -156,8 +157,8 @@ class Distilling(Loop):
     def _forward(self, batch: dict[str, Tensor]) -> HeadLoss:
         """Backbone, head and loss, inside the model's own forward, so that no wrapper is bypassed.
 
-        Head and loss run inside the head's forward in turn: where weights are sharded it may be a group of its own, whose
-        weights are there only while it is called.
+        Head and loss run inside the head's forward in turn: where weights are sharded it may be a group of its own,
+        whose weights are there only while it is called.
         """
         with self.accelerator.autocast():
             places = {name: batch[name] for name in ("input_ids", "position_ids") if name in batch}
@@ -269,9 +270,7 @@ class Distilling(Loop):
         return self.history.records
 
     def student(self) -> tuple[Any, dict[str, Tensor] | None] | None:
-        """The trained model in the leader, None in other processes; beside it the weights, where the model has but parts
-        of them.
-        """
+        """The trained model in the leader, None in others; beside it the weights, where the model has but parts of them."""
         if self.sharded:
             return whole(self.accelerator, self.model_wrapped, self.core)
         return (self.model, None) if self.ranks.leads else None

@@ -9,7 +9,7 @@ written depends on the traces and the teacher alone, not on stops in between.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -23,7 +23,7 @@ from distill.core.errors import ConfigError, DistillError
 from distill.core.models import resolve_text
 from distill.core.plugins import Choice, ChoiceOf
 from distill.core.progress import Progress
-from distill.core.protocols import Engine, Keep, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Engine, Keep, SampledLogprobs, ScoreRequest, TokenLogprobs
 from distill.core.records import ModelIdentity, Trace, TraceTokens
 from distill.core.shards import ShardInfo, ShardRows
 from distill.core.stage import Report, StageRun
@@ -119,15 +119,16 @@ def run(stage: StageRun) -> Report:
     info = ShardInfo(
         identity.id, identity.tokenizer, identity.template, identity.vocab_size, config.keep.top_k, config.mode,
         temperatures=(1.0, *config.temperatures), draws=config.keep.draws,
+        value_dtype="float16" if config.mode == "topk" else "float32",  # a draw's weight would carry the rounding
     )  # fmt: skip
     traces = _Traces(stage.inputs["filter"] / "traces.parquet", _Speaker(stage.sections, identity.tokenizer))
     lent = lent_by(stage.workspace.root, stage.name, but=stage.out)
     scores = Scores(stage.work / "scored", info, lent, config.write_every_s)
     fresh = _score(stage, traces, scores)
-    counts = _write(stage.out, traces, scores)
-    if not counts["traces"]:
+    written = _write(stage.out, traces, scores)
+    if not written.traces:
         raise DistillError(f"score: none of {traces.seen:,} kept traces can be scored ({_listed(traces.skipped)})")
-    return _report(config, traces, counts, fresh)
+    return _report(config, traces, written, fresh)
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,14 @@ class _Speaker:
     """The fingerprint of the teacher's tokenizer."""
     _known: dict[str, Any] = field(default_factory=dict)
 
-    def tokens(self, trace: Trace) -> TraceTokens | str:
-        """The trace's own ids, or those of its text; or why there are none."""
-        if trace.completion_ids and trace.prompt_ids is not None and trace.tokenizer == self.tokenizer:
-            return TraceTokens(
-                trace.key, trace.prompt_ids, trace.prefill_ids or (), trace.completion_ids, self.tokenizer
-            )
+    def own(self, trace: Trace) -> TraceTokens | None:
+        """The trace's ids, where they are the teacher's."""
+        if not trace.completion_ids or trace.prompt_ids is None or trace.tokenizer != self.tokenizer:
+            return None
+        return TraceTokens(trace.key, trace.prompt_ids, trace.prefill_ids or (), trace.completion_ids, self.tokenizer)
+
+    def made(self, trace: Trace) -> TraceTokens | str:
+        """Ids of the trace's text, or why there are none."""
         if "text" not in self._known:
             self._known["text"] = self._read()
         text = self._known["text"]
@@ -188,115 +191,124 @@ class _Traces:
         self.seen = self.made = 0
         self.skipped: Counter[str] = Counter()
 
-    def __iter__(self) -> Iterator[tuple[TraceTokens, bool]]:
-        """Each trace's ids, and whether they were made of its text. Counts anew each time."""
+    def __iter__(self) -> Iterator[TraceTokens]:
+        """Each trace's ids. Counts anew each time."""
         self.seen = self.made = 0
         self.skipped = Counter()
         for trace in tables.stream(self.path, Trace):
             self.seen += 1
-            tokens = self.speaker.tokens(trace)
-            if isinstance(tokens, str):
-                self.skipped[tokens] += 1
-                continue
-            made = tokens.completion_ids != trace.completion_ids
-            self.made += made
-            yield tokens, made
+            if (own := self.speaker.own(trace)) is not None:
+                yield own
+            elif isinstance(made := self.speaker.made(trace), TraceTokens):
+                self.made += 1
+                yield made
+            else:
+                self.skipped[made] += 1
+
+    def all_made(self) -> Iterator[TraceTokens]:
+        """The ids that are made of texts, alone."""
+        for trace in tables.stream(self.path, Trace):
+            if self.speaker.own(trace) is None and isinstance(made := self.speaker.made(trace), TraceTokens):
+                yield made
+
+
+def _by_tokens(traces: Iterable[TraceTokens]) -> Iterator[list[TraceTokens]]:
+    """As many traces at a time as a shard holds tokens of."""
+    chunk: list[TraceTokens] = []
+    size = 0
+    for tokens in traces:
+        chunk.append(tokens)
+        size += len(tokens.completion_ids)
+        if size >= SHARD_TOKENS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
 
 
 def _score(stage: StageRun, traces: _Traces, scores: Scores) -> int:
     """Score what is missing; how many traces that were. The model is loaded if there are any."""
     config, teacher = cast(Config, stage.sections["score"]), cast(TeacherConfig, stage.sections["teacher"])
-    missing = 0
-    for tokens, _ in traces:
-        missing += not scores.has(tokens.key, tokens.completion_ids)
-    if not missing:
-        return 0
-    engine: Engine = config.engine.module().build(config.engine.config, teacher.model, teacher.revision)
+    engine: Engine | None = None
+    fresh = 0
     try:
-        with Progress("score", missing, "traces") as bar:
-            for window in _windows(traces, scores):
+        with Progress("score", len(tables.column(traces.path, "key")), "traces") as bar:
+            for window in _by_tokens(_missing(traces, scores, bar)):  # engines sort a window by length
+                engine = engine or config.engine.module().build(config.engine.config, teacher.model, teacher.revision)
                 asked = {tokens.key: tokens for tokens in window}
                 requests = [ScoreRequest(t.key, (*t.prompt_ids, *t.prefill_ids), t.completion_ids) for t in window]
                 for key, rows in engine.score(requests, config.keep):
                     scores.put(ShardRows(key, asked[key].completion_ids, rows))
                     bar.advance(1, tokens=len(asked[key].completion_ids))
-        scores.flush()
+                    fresh += 1
     finally:
-        engine.close()
-    return missing
+        scores.flush()  # also what was scored before a fault: it was paid for
+        if engine is not None:
+            engine.close()
+    return fresh
 
 
-def _windows(traces: _Traces, scores: Scores) -> Iterator[list[TraceTokens]]:
-    """What is missing, as many tokens at a time as a shard has: engines sort a window by length."""
-    window: list[TraceTokens] = []
-    size = 0
-    for tokens, _ in traces:
+def _missing(traces: _Traces, scores: Scores, bar: Progress) -> Iterator[TraceTokens]:
+    """What is still to be scored."""
+    for tokens in traces:
         if scores.has(tokens.key, tokens.completion_ids):
-            continue
-        window.append(tokens)
-        size += len(tokens.completion_ids)
-        if size >= SHARD_TOKENS:
-            yield window
-            window, size = [], 0
-    if window:
-        yield window
+            bar.skip(1)
+        else:
+            yield tokens
+    bar.skip(sum(traces.skipped.values()))
 
 
-def _write(out: Path, traces: _Traces, scores: Scores) -> dict[str, Any]:
-    """The stage's shards and tokens.parquet, in order of the traces; what they hold."""
-    counts: dict[str, Any] = {"rows": 0, "traces": 0, "bytes": 0, "sum": 0.0, "present": 0}
-    made: list[TraceTokens] = []
+@dataclass
+class _Written:
+    """What the stage's files hold. `figure` sums over the present rows: the mass of the entries, or the entropy."""
+
+    traces: int = 0
+    rows: int = 0
+    present: int = 0
+    figure: float = 0.0
+    bytes: int = 0
+
+    def add(self, rows: TokenLogprobs | SampledLogprobs) -> None:
+        """Count one trace."""
+        import numpy as np
+
+        figure_N = -np.expm1(rows.tail_N) if isinstance(rows, TokenLogprobs) else rows.entropy_N
+        self.traces += 1
+        self.rows += len(rows.present_N)
+        self.present += int(rows.present_N.sum())
+        self.figure += float(figure_N[rows.present_N].sum(dtype=np.float64))
+
+
+def _write(out: Path, traces: _Traces, scores: Scores) -> _Written:
+    """Write the stage's shards, and the ids that were made, in order of the traces."""
+    written = _Written()
 
     def rows(chunk: list[TraceTokens]) -> Iterator[ShardRows]:
         for tokens in chunk:
             got = scores.get(tokens.key, tokens.completion_ids)
-            figure_N = -_expm1(got.tail_N) if isinstance(got, TokenLogprobs) else got.entropy_N
-            counts["sum"] += float(figure_N[got.present_N].sum(dtype=float))
-            counts["present"] += int(got.present_N.sum())
+            written.add(got)
             yield ShardRows(tokens.key, tokens.completion_ids, got)
 
-    def write(chunk: list[TraceTokens]) -> None:
-        path = shard_path(out, counts.setdefault("shards", 0))
-        counts["rows"] += shards.write(path, rows(chunk), scores.info)
-        counts["traces"] += len(chunk)
-        counts["bytes"] += path.stat().st_size
-        counts["shards"] += 1
-
-    chunk: list[TraceTokens] = []
-    size = 0
-    for tokens, is_made in traces:
-        chunk.append(tokens)
-        size += len(tokens.completion_ids)
-        if is_made:
-            made.append(tokens)
-        if size >= SHARD_TOKENS:
-            write(chunk)
-            chunk, size = [], 0
-    if chunk:
-        write(chunk)
-    if made:
-        tables.write(out / TOKENS, made, TraceTokens)
-    return counts
+    for number, chunk in enumerate(_by_tokens(traces)):
+        path = shard_path(out, number)
+        shards.write(path, rows(chunk), scores.info)
+        written.bytes += path.stat().st_size
+    if traces.made:
+        tables.write(out / TOKENS, traces.all_made(), TraceTokens)
+    return written
 
 
-def _expm1(values: Any) -> Any:
-    import numpy as np
-
-    return np.expm1(values)
-
-
-def _report(config: Config, traces: _Traces, counts: Mapping[str, Any], fresh: int) -> Report:
-    mean = counts["sum"] / max(counts["present"], 1)
+def _report(config: Config, traces: _Traces, written: _Written, fresh: int) -> Report:
+    mean, each = written.figure / max(written.present, 1), written.bytes / written.rows
     said = f"{mean:.1%} of the mass kept" if config.mode == "topk" else f"entropy {mean:.2f} nats"
-    each = counts["bytes"] / counts["rows"]
     parts = [
-        f"{counts['rows']:,} token rows of {counts['traces']:,} traces, {each:.1f} bytes each, {said}",
-        *([f"{counts['traces'] - fresh:,} scored before"] if fresh < counts["traces"] else []),
+        f"{written.rows:,} token rows of {written.traces:,} traces, {each:.1f} bytes each, {said}",
+        *([f"{written.traces - fresh:,} scored before"] if fresh < written.traces else []),
         *([f"{traces.made:,} made into the teacher's tokens from their text"] if traces.made else []),
         *([f"skipped: {_listed(traces.skipped)}"] if traces.skipped else []),
     ]
     data = {
-        "rows": counts["rows"], "traces": counts["traces"], "present": counts["present"], "mode": config.mode,
+        "rows": written.rows, "traces": written.traces, "present": written.present, "mode": config.mode,
         "tokenised": traces.made, "skipped": dict(traces.skipped), "bytes_per_row": each,
         "covered_mass" if config.mode == "topk" else "entropy": mean,
     }  # fmt: skip

@@ -38,7 +38,10 @@ class Scores:
         self._open: OrderedDict[Path, Shard] = OrderedDict()
         own = sorted(folder.glob("part-*.safetensors"))
         for path in (*lent, *own):
-            shard = Shard(path)
+            try:
+                shard = Shard(path)
+            except DistillError:  # of another version: nobody's loss here
+                continue
             if shard.info == info:
                 self._of.update(dict.fromkeys(shard.keys, path))
         self._next = len(own)
@@ -85,17 +88,5 @@ class Scores:
 
 def lent_by(workspace: Path, stage: str, but: Path) -> list[Path]:
     """The logit shards of the finished stages of this name in a workspace, the stage in folder `but` left out."""
-    found = []
-    for path in sorted(workspace.glob(f"*/{stage}-*/logits-*.safetensors")):
-        if path.parent != but and (path.parent / rundir.MANIFEST).exists():
-            found.append(path)
-    return [path for path in found if _readable(path)]
-
-
-def _readable(path: Path) -> bool:
-    """Whether it is a shard of this version; others are nobody's loss here."""
-    try:
-        Shard(path)
-    except DistillError:
-        return False
-    return True
+    found = sorted(workspace.glob(f"*/{stage}-*/logits-*.safetensors"))
+    return [path for path in found if path.parent != but and (path.parent / rundir.MANIFEST).exists()]

@@ -11,8 +11,8 @@ arm is a process of its own that trains four steps, the first unmeasured: `ours`
 that a later call goes on from there; what `distill plan` says cannot fit is not tried.
 
 The share of the peak (MFU) counts the operations of the model, not those that checkpointing repeats. Memory is
-torch.cuda.max_memory_allocated; it must be within 10% of what `distill plan` says without its margin, else the exit code
-of `--table` is 1.
+torch.cuda.max_memory_allocated; it must be within 10% of what `distill plan` says without its margin, else the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -102,9 +102,7 @@ def model_of(asked: Training, device: str) -> Any:
 
     ours = ("name", "model_type", "bias")
     settings = {key: value for key, value in asdict(asked.shape).items() if key not in ours}
-    config = AutoConfig.for_model(
-        asked.shape.model_type, pad_token_id=0, bos_token_id=1, eos_token_id=2, **settings
-    )
+    config = AutoConfig.for_model(asked.shape.model_type, pad_token_id=0, bos_token_id=1, eos_token_id=2, **settings)
     dtype = torch.float32 if asked.adapter is None else torch.bfloat16
     if asked.adapter is None or not asked.adapter.nf4:
         with torch.device(device):
@@ -272,9 +270,7 @@ def _alone(case: str, name: str, tokens: int, dry: bool, limit_s: float) -> dict
     command = [sys.executable, "-m", "benchmarks.gpu.train", "--one", json.dumps([case, name, tokens, dry])]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTORCH_ALLOC_CONF": "expandable_segments:True"}
     try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, check=False, timeout=limit_s
-        )
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=limit_s)
     except subprocess.TimeoutExpired:
         return {"error": f"over {limit_s:.0f} s"}
     line = next((line for line in done.stdout.splitlines() if line.startswith("RESULT ")), None)
@@ -292,8 +288,13 @@ def read(results: Path) -> list[dict[str, Any]]:
 
 def rows_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The table: a row an arm, ours first."""
+
     def gib(record: Mapping[str, Any], name: str) -> str:
         return f"{record[name] / GIB:.1f}" if record.get(name) else ""
+
+    def share(record: Mapping[str, Any]) -> str:
+        ours = record["arm"] == "ours" and record.get("allocated")
+        return f"{record['planned'] / record['allocated']:.2f}" if ours else ""
 
     return [
         {
@@ -302,7 +303,7 @@ def rows_of(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "MFU": f"{r['mfu']:.0%}" if r.get("mfu") else "",
             "GiB": gib(r, "allocated"), "GiB reserved": gib(r, "reserved"),
             "GiB planned": gib(r, "planned") if r["arm"] == "ours" else "",
-            "planned / GiB": f"{r['planned'] / r['allocated']:.2f}" if r["arm"] == "ours" and r.get("allocated") else "",
+            "planned / GiB": share(r),
         }
         for r in sorted(records, key=lambda r: (list(CASES).index(r["case"]), r["tokens"], ARMS.index(r["arm"])))
     ]  # fmt: skip

@@ -55,6 +55,19 @@ def resolve_text(model: str, revision: str | None = None) -> Path:
     return _resolve(model, revision, TEXT_FILES)
 
 
+def cached_text(model: str, revision: str | None = None) -> Path | None:
+    """As `resolve_text` without the network: None for a model of the Hub that has not been fetched to this machine."""
+    if not on_hub(model):
+        return _resolve(model, revision, TEXT_FILES)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=TEXT_FILES, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
 def on_hub(model: str) -> bool:
     """Whether a name can only be a model of the Hub, so that looking at it may need the network."""
     return not is_embedded(model) and not looks_local(model) and not Path(model).expanduser().exists()

@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from distill.gguf.runtime import ServerEnded
 
 if TYPE_CHECKING:
     import numpy as np
+    from gguf import GGMLQuantizationType
     from numpy.typing import NDArray
 
     from distill.export.source import Source
@@ -48,6 +49,9 @@ LOGPROB_TOLERANCE = 1e-3
 
 MERGED_TOLERANCE = 1e-4
 """Largest difference, in nats, between a merged float32 folder and its adapter's own graph."""
+
+SLAB = 1 << 20
+"""Values that are looked at together."""
 
 PREFIX_LENGTHS = (1, 2, 3, 5, 9, 17, 65, 129, 257, 399)
 WHOLE_UP_TO = 300_000_000
@@ -101,8 +105,6 @@ def read_back(file: Path, plan: Plan) -> list[Check]:
     import numpy as np
     from gguf import GGUFReader
 
-    from distill.gguf import ggml
-
     try:
         reader = GGUFReader(file)
     except (ValueError, IndexError, OSError) as error:
@@ -118,8 +120,7 @@ def read_back(file: Path, plan: Plan) -> list[Check]:
     worst: dict[str, float] = {}
     fault = None
     for name, entry in planned.items():
-        got = ggml.dequantise(np.asarray(stored[name].data).view(np.uint8), entry.kind, entry.tensor.shape)
-        off = relative_error(got, entry.tensor.make())
+        off = stored_error(np.asarray(stored[name].data).view(np.uint8), entry.kind, entry.tensor.make())
         worst[entry.kind.name] = max(worst.get(entry.kind.name, 0.0), off)
         bound = RELATIVE_ERROR[entry.kind.name] * (1.0 if plan.column_weights(name) is None else WEIGHED)
         if fault is None and not off <= bound:
@@ -401,11 +402,33 @@ def _loaded_fault(plain: Any, auto: Any, text: str) -> str | None:
 
 def relative_error(got: NDArray[np.float32], due: NDArray[np.float32]) -> float:
     """Root mean square of the difference over that of what is due; 0 for equal tensors, inf for one that overflowed."""
+    flat, wanted = got.reshape(-1), due.reshape(-1)
+    return _relative_error((flat[at : at + SLAB], wanted[at : at + SLAB]) for at in range(0, max(1, due.size), SLAB))
+
+
+def stored_error(data: NDArray[np.uint8], kind: GGMLQuantizationType, due: NDArray[np.float32]) -> float:
+    """As `relative_error`, of a tensor's bytes in a file; some rows at a time are decoded."""
+    from distill.gguf import ggml
+
+    columns = due.shape[-1]
+    rows, width = due.reshape(-1, columns), ggml.byte_size((1, columns), kind)
+    encoded, step = data.reshape(-1, width), max(1, SLAB // columns)
+    return _relative_error(
+        (ggml.dequantise(encoded[at : at + step], kind, part.shape), part)
+        for at in range(0, len(rows), step)
+        for part in (rows[at : at + step],)
+    )
+
+
+def _relative_error(parts: Iterable[tuple[NDArray[np.float32], NDArray[np.float32]]]) -> float:
     import numpy as np
 
-    if np.array_equal(got, due):
-        return 0.0
-    scale = float(np.sqrt(np.mean(np.square(due, dtype=np.float64))))
+    error = scale = 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # a broken file may hold any bits
-        error = float(np.sqrt(np.mean(np.square(got.astype(np.float64) - due))))
-    return error / scale if scale and np.isfinite(error) else float("inf")
+        for got, due in parts:
+            wanted = due.astype(np.float64)
+            error += float(np.square(got - wanted).sum())
+            scale += float(np.square(wanted).sum())
+    if error == 0.0:
+        return 0.0
+    return float(np.sqrt(error / scale)) if scale and np.isfinite(error) else float("inf")

@@ -136,8 +136,11 @@ class Format(Protocol):
     def prove(self, source: Source, written: Written) -> list[Check]:
         """Tiers 1 and 2."""
 
-    def compare(self, source: Source, written: Written, texts: Sequence[Text]) -> list[Check]:
-        """The part of tier 3 that compares distributions on texts; nothing where tier 2 did so over the whole model."""
+    def compare(self, source: Source, written: Written, texts: Sequence[Text], *, held_out: bool) -> list[Check]:
+        """The part of tier 3 that compares distributions on texts; nothing where tier 2 did so over the whole model.
+
+        `held_out` says that they are accepted answers to problems the model was not trained on.
+        """
 
     def bounds(self) -> Bounds:
         """What tier 3 holds its answers to."""

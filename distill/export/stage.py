@@ -56,6 +56,13 @@ class Config(Settings):
     def _list(cls, value: object) -> object:
         return {"formats": value} if isinstance(value, list) else value
 
+    @model_validator(mode="after")
+    def _own_folders(self) -> Config:
+        names = [choice.module().build(choice.config).name for choice in self.formats]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two of them would be written into {twice}; an experiment's arms can export both")
+        return self
+
     @property
     def asks_nothing(self) -> bool:
         """`export: []` is no stage."""
@@ -125,7 +132,7 @@ def run(stage: StageRun) -> Report:
         if written.runs_on != config.engine.name and test:
             own = own or greedy(test, sampling, config.engine, str(source.reference), stage, "student")
             if texts := held_out(own):
-                entry = with_checks(entry, made.compare(source, written, texts))
+                entry = with_checks(entry, made.compare(source, written, texts, held_out=True))
             engine = _exact(written)
             answers = greedy(test, sampling, engine, str(written.path), stage, written.name)
             entry = with_answers(entry, own, answers, test, made.bounds())
@@ -179,7 +186,7 @@ def export_folder(
         say(f"{'export':<9} {made.name} needs {made.needs(source)}")
         entry, written = export_one(made, source, out)
         if written.runs_on != "transformers" and (source.n_weights <= WHOLE_UP_TO if tier_3 is None else tier_3):
-            entry = with_checks(entry, made.compare(source, written, source.own_texts))
+            entry = with_checks(entry, made.compare(source, written, source.own_texts, held_out=False))
         entries.append(entry)
     return finish(out, entries, 0)
 

@@ -55,7 +55,7 @@ def quantise(
     Raises MissingExtra for a K-quant without the library.
     """
     values = np.ascontiguousarray(values, np.float32)
-    found = None if kind in PLAIN else library()
+    found = None if kind == GGMLQuantizationType.F32 else library()
     if found is None:
         require(kind)
         with np.errstate(over="ignore"):  # what does not fit F16 becomes inf, which the proof finds

@@ -72,7 +72,7 @@ def parse(text: str) -> tuple[Gpu, int]:
     if size := re.fullmatch(r"(\d+(?:\.\d+)?)\s*gi?b", name):
         if not float(size[1]):
             raise ConfigError(f"--gpus {text}: a GPU without memory")
-        return Gpu(name, float(size[1]) * GIB), count  # cards are sold in GB and have about as many GiB
+        return Gpu(f"{size[1]} GB", float(size[1]) * GIB), count  # cards are sold in GB and have about as many GiB
     if name not in KNOWN:
         near = difflib.get_close_matches(name, KNOWN, n=1, cutoff=0.5)
         hint = f"Did you mean {near[0]}?" if near else f"Known: {', '.join(KNOWN)}."

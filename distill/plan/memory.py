@@ -17,7 +17,7 @@ from distill.plan.shapes import LINEAR, ModelShape
 
 Sharding = Literal["ddp", "fsdp2", "zero3"]
 
-TILE_BYTES = 256 << 20
+TILE_BYTES = 160 << 20
 """Most bytes of logits at a time in students/head_loss.py; a test holds the two numbers together."""
 
 SWEEP_ROWS, SWEEP_ENTRIES = 1024, 4096
@@ -120,20 +120,20 @@ def held(training: Training) -> dict[str, float]:
     shape, adapter = training.shape, training.adapter
     share = training.processes if training.sharded else 1
     wide = 2 if training.half else 4
+    stays: dict[str, float] = {}
     if adapter is None:
-        held: dict[str, float] = {"weights": 4 * shape.parameters / share}
-        held["AdamW's moments"] = 8 * shape.parameters / share
+        stays["weights"] = 4 * shape.parameters / share
+        stays["AdamW's moments"] = 8 * shape.parameters / share
     else:
         # Norms of a 4-bit base are float32 (distill/nf4.py); TRL turns the adapter on such a base to bf16.
-        rest = wide * (shape.embedding + shape.head + shape.small)
-        if adapter.nf4:
-            rest += (4 - wide) * shape.small
+        rest = wide * (shape.embedding + shape.head + shape.biases) + (4 if adapter.nf4 else wide) * shape.norms
         base = (NF4_BYTES if adapter.nf4 else wide) * shape.linear_weights + rest
-        held = {"weights": base / share, "adapter": _adapter_width(training) * training.trained / share}
-        held["AdamW's moments"] = 2 * _adapter_width(training) * training.trained / share
+        stays["weights"] = base / share
+        stays["adapter"] = _adapter_width(training) * training.trained / share
+        stays["AdamW's moments"] = 2 * _adapter_width(training) * training.trained / share
     if training.live_teacher is not None:
-        held["live teacher"] = wide * training.live_teacher.parameters
-    return held
+        stays["live teacher"] = wide * training.live_teacher.parameters
+    return stays
 
 
 def _adapter_width(training: Training) -> int:
@@ -150,14 +150,17 @@ def gradients(training: Training) -> float:
 
 
 def _gathered(training: Training) -> dict[str, float]:
-    """What a sharded run puts together for a while: this layer's weights and the next one's, embeddings and head."""
+    """What a sharded run puts together for a while: this layer's weights and the next one's, embeddings and head; and
+    a layer's gradients before they are divided, in both widths. No test counts these: it takes several GPUs.
+    """
     if not training.sharded:
         return {}
     shape = training.shape
     width = 2 if training.half else 4
-    layer = NF4_BYTES if training.adapter is not None and training.adapter.nf4 else width
-    layers = 2 * layer * shape.linear_weights / shape.num_hidden_layers
-    return {"gathered weights": layers + width * (shape.embedding + shape.head)}
+    layer = shape.linear_weights / shape.num_hidden_layers
+    weights = 2 * layer * (NF4_BYTES if training.adapter is not None and training.adapter.nf4 else width)
+    grads = layer * (width + 4) if training.adapter is None else 0
+    return {"gathered weights": weights + width * (shape.embedding + shape.head), "gathered gradients": grads}
 
 
 def _residual(training: Training) -> int:
@@ -184,17 +187,13 @@ def _layer_saved(training: Training) -> float:
     h, q, k, f = shape.hidden_size, shape.query, shape.key, shape.intermediate_size
     a = 2 if training.half else 4
     r = _residual(training)
-    queries, keys = (
-        q,
-        q if training.square_mask else k,
-    )  # a mask makes SDPA's caller repeat the keys for each query head
+    keys = q if training.square_mask else k  # with a mask, keys and values are repeated for each query head
     # A norm keeps its input in float32 and, where its weight trains, what it scales.
     norms = 2 * h * (4 + (r if adapter is None else 0)) + 8
-    attention = a * (2 * queries + 2 * keys) + 4 * shape.num_attention_heads
+    attention = a * (2 * q + 2 * keys) + 4 * shape.num_attention_heads
     if shape.qk_norm:
-        attention += (q + k) * (4 + (a if adapter is None else 0)) + 4 * (
-            shape.num_attention_heads + shape.num_key_value_heads
-        )
+        attention += (q + k) * (4 + (a if adapter is None else 0))
+        attention += 4 * (shape.num_attention_heads + shape.num_key_value_heads)
     feed_forward = 3 * a * f  # the gate, its SiLU, and what it gates
     # Attention makes numbers of a bool mask, layer by layer, and keeps them.
     mask = a * training.longest**2 if training.square_mask else 0
@@ -212,8 +211,8 @@ def _inputs(training: Training) -> float:
         return a * (5 * h + f)
     fed = {name: shape.linear[name][0] for name in adapter.targets}
     low = a * adapter.rank * len(fed)
-    copies = training.half and _adapter_width(training) == 4  # peft casts to float32, autocast casts back: one each
-    if copies:
+    each = training.half and _adapter_width(training) == 4  # peft casts to float32, autocast casts back: one each
+    if each:
         kept = sum(fed.values())
     else:
         first, second = LINEAR[:3], LINEAR[4:6]
@@ -221,7 +220,7 @@ def _inputs(training: Training) -> float:
         kept += f if "down_proj" in fed else 0
     if adapter.dropout:
         dropped = sum(fed.values())
-        kept = max(kept, dropped) + (q if "o_proj" in fed and not copies else 0)
+        kept = max(kept, dropped) + (q if "o_proj" in fed and not each else 0)
         low += dropped  # a mask of one byte each, as CUDA's dropout keeps it
     outputs = sum(shape.linear[name][1] for name in fed) if adapter.dora else 0
     return a * (kept + 2 * outputs) + low

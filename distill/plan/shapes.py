@@ -70,10 +70,15 @@ class ModelShape:
         return self.num_hidden_layers * sum(i * o for i, o in self.linear.values())
 
     @property
-    def small(self) -> int:
-        """Entries of norms and biases, all blocks and the last norm."""
-        norms = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
-        return self.num_hidden_layers * (norms + sum(self.linear[name][1] for name in self.bias)) + self.hidden_size
+    def norms(self) -> int:
+        """Entries of the norms, all blocks and the last one."""
+        block = 2 * self.hidden_size + (2 * self.head_dim if self.qk_norm else 0)
+        return self.num_hidden_layers * block + self.hidden_size
+
+    @property
+    def biases(self) -> int:
+        """Entries of the biases, all blocks."""
+        return self.num_hidden_layers * sum(self.linear[name][1] for name in self.bias)
 
     @property
     def embedding(self) -> int:
@@ -88,7 +93,7 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """All of them, each counted once."""
-        return self.linear_weights + self.small + self.embedding + self.head
+        return self.linear_weights + self.norms + self.biases + self.embedding + self.head
 
     @property
     def cache_entries(self) -> int:

@@ -105,8 +105,6 @@ def apply_template(
 
     Today's date is `TEMPLATE_DATE` to it (`dated`): the same messages give the same ids tomorrow.
     """
-    from jinja2 import TemplateError
-
     if not getattr(tokenizer, "chat_template", None):
         raise DistillError(f"{tokenizer.name_or_path}: the tokenizer has no chat template, so no prompt can be made")
     turns = [{"role": message.role, "content": message.content} for message in messages]
@@ -115,7 +113,7 @@ def apply_template(
             turns, chat_template=dated(tokenizer.get_chat_template()), tokenize=False,
             add_generation_prompt=add_generation_prompt, **arguments,
         )  # fmt: skip
-    except (TemplateError, TypeError, ValueError) as error:  # templates raise on purpose, and by their own mistakes
+    except Exception as error:  # a template is a program of others: whatever it raises, on purpose or not, is its fault
         reason = " ".join(str(error).split())
         raise DistillError(f"{tokenizer.name_or_path}: the chat template refuses the messages ({reason})") from error
     return text

@@ -182,6 +182,7 @@ def _entries(content: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[
     """Every id's bytes. An added token stands for its text as written; a piece is read by the file's own decoder."""
     added = {token["id"]: token for token in content.get("added_tokens") or ()}
     kinds = _kinds(content.get("decoder")) | _kinds(content.get("pre_tokenizer"))
+    kinds |= {"ByteFallback"} if content["model"].get("byte_fallback") else set()
     entries: dict[int, Entry] = {}
     for piece, token in vocabulary.items():
         if token in added:

@@ -23,7 +23,7 @@ def test_the_page_and_three_samples(run_folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     for words in ("data contract", "trained tokens", "the student's own", "KL possible", "keep the contract"):
         assert words in done.stdout
-    assert done.stdout.count(">>>") == 4 and "\x1b" not in done.stdout  # three samples, each explains the marks once
+    assert done.stdout.count(">>>") == 4 and "\x1b" not in done.stdout  # three samples, and what the marks mean
     kept = next((run_folder / "runs" / "small").glob("train-*/contract.json"))
     told = json.loads(small.run(run_folder, "train", "small.yaml", "--dry-run", "--json").stdout)["counts"]
     assert len(told.pop("samples")) == 3

@@ -277,6 +277,8 @@ def test_the_section_is_a_list_or_says_more():
     ]  # fmt: skip
     assert (long.problems, long.formats[0].name) == (10, "gguf")
     assert stage.Config.model_validate([]).asks_nothing
+    with pytest.raises(ValidationError, match="two of them would be written into gguf-q4_k_m-imatrix"):
+        stage.Config.model_validate([{"gguf": {"imatrix": "traces"}}, {"gguf": {"imatrix": "a.dat"}}])
     with pytest.raises(ValidationError, match="typ"):
         stage.Config.model_validate([{"format": "gguf", "typ": "q8_0"}])
 

@@ -81,11 +81,12 @@ def test_rows_are_encoded_each_for_itself():
     assert np.array_equal(whole, np.concatenate([ggml.quantise(row[None], KINDS.Q4_K) for row in values]))
 
 
-def test_without_the_library_k_quants_are_refused_in_one_line_and_the_rest_still_works(monkeypatch):
-    values, expected = gaussian(), ggml.quantise(gaussian(), KINDS.Q8_0)
+def test_without_the_library_k_quants_are_refused_in_one_line_and_the_rest_are_the_same_bytes(monkeypatch):
+    values, kinds = gaussian() * np.float32(3.7), (KINDS.F32, KINDS.F16, KINDS.BF16, KINDS.Q8_0)
+    expected = [ggml.quantise(values, kind) for kind in kinds]
     monkeypatch.setattr(ggml, "library", lambda: None)
 
-    assert np.array_equal(ggml.quantise(values, KINDS.Q8_0), expected)
+    assert all(np.array_equal(ggml.quantise(values, kind), due) for kind, due in zip(kinds, expected, strict=True))
     with pytest.raises(MissingExtra, match="Q4_K needs ggml's quantisers.*pip install xllamacpp, or export f16"):
         ggml.quantise(values, KINDS.Q4_K)
 

@@ -92,6 +92,11 @@ def test_a_row_longer_than_the_context_is_refused(tmp_path: Path) -> None:
         planned(tmp_path, "train.max_length=40000")
 
 
+def test_what_train_refuses_is_not_planned(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ZeRO-3 `train` refuses a trained output head"):
+        planned(tmp_path, gpu="h100:8", sharding="zero3")
+
+
 def test_time_follows_the_tokens_and_the_price_the_time(tmp_path: Path) -> None:
     found = planned(tmp_path, rows=500, row_tokens=1000)
     assert found.plan is not None

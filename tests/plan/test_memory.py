@@ -66,6 +66,9 @@ def test_the_formulas_count_what_torch_holds(case: str, monkeypatch: pytest.Monk
     assert memory.gradients(training) == pytest.approx(measured.gradients, rel=1e-3)
     assert memory.saved(training) + memory.copies(training) == pytest.approx(measured.saved, rel=0.02)
     assert moved == pytest.approx(max(measured.forward, measured.backward), rel=0.10)
+    if training.adapter is None:  # else a layer's own forward pass may need more than the loss, and less than the peak
+        loss = sum(memory.moments(training)["the loss"].values()) - sum(held.values())
+        assert loss == pytest.approx(measured.forward, rel=0.05)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -121,11 +124,8 @@ def test_an_adapter_on_a_base_in_4_bits(checkpointing: bool, tmp_path: Path) -> 
     assert saved == pytest.approx(memory.saved(training), rel=0.02)
     assert moved == pytest.approx(sum(parts.values()) - sum(held.values()), rel=0.10)
     stored = sum(p.numel() * p.element_size() for p in model.parameters())
-    scales = sum(
-        state.absmax.nbytes + state.state2.absmax.nbytes
-        for state in (getattr(getattr(m, "weight", None), "quant_state", None) for m in model.modules())
-        if state is not None
-    )
+    states = {id(p): p.quant_state for p in model.parameters() if getattr(p, "quant_state", None) is not None}
+    scales = sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states.values())
     assert stored + scales == pytest.approx(held["weights"] + held["adapter"], rel=1e-3)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.core.errors import DistillError
-from students.collate import IGNORED, Collator, epoch_order
+from students.collate import IGNORED, Collator, epoch_order, stacked
 from students.rows import Row, StudentText, build_rows, read_student
 from students.teacher_logits import TeacherLogits
 from students.trainer import teacher_rows
@@ -103,3 +103,25 @@ def test_steps_hold_rows_of_like_length_and_epochs_differ() -> None:
     assert padded / lengths.sum() < 1.10
     heads = lengths[first[: 31 * 32 : 32]]
     assert abs(np.corrcoef(np.arange(31), heads)[0, 1]) < 0.6  # the steps themselves are in no order of length
+
+
+def test_drawn_ids_are_as_many_as_they_are_and_are_filled_up_with_weight_zero() -> None:
+    """Sequences of different length, each as wide as its most varied token."""
+
+    def columns(n: int, width: int) -> dict[str, np.ndarray]:
+        return {
+            "teacher_ids": np.full((n, width), 7), "teacher_weights": np.full((n, width), 0.5, np.float32),
+            "teacher_entropy": np.ones(n, np.float32), "teacher_present": np.ones(n, bool),
+        }  # fmt: skip
+
+    def blank(n: int) -> dict[str, np.ndarray]:
+        return {name: np.zeros_like(values) for name, values in columns(n, 1).items()}
+
+    batch = stacked([columns(2, 3), columns(4, 1), columns(0, 1)], blank)
+    assert {name: values.shape for name, values in batch.items()} == {
+        "teacher_rows": (3, 4), "teacher_ids": (3, 4, 3), "teacher_weights": (3, 4, 3), "teacher_entropy": (3, 4),
+        "teacher_present": (3, 4),
+    }  # fmt: skip
+    assert batch["teacher_rows"].sum(1).tolist() == [2, 4, 0]
+    assert batch["teacher_weights"].sum(2).tolist() == [[1.5, 1.5, 0, 0], [0.5] * 4, [0] * 4]
+    assert not batch["teacher_present"][~batch["teacher_rows"]].any()

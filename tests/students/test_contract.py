@@ -191,7 +191,7 @@ def test_the_page_and_the_samples(tmp_path: Path, tiny_model: Path, capsys: pyte
     assert {sample.about.partition("trained, ")[2] for sample in samples} == {"as drawn", "rendered: no ids"}
     contract.show(samples)
     shown = capsys.readouterr().out
-    assert shown.count(">>>") == shown.count("<<<") - 0 >= 3 and "<think>\n>>>" in shown
+    assert shown.count(">>>") == shown.count("<<<") == 4 and "<think>\n>>>" in shown
     assert "\x1b" not in shown and "a\\u001b[31mb" in shown
 
 

@@ -135,6 +135,15 @@ def test_what_a_process_cannot_be_started_for(environment: dict[str, str], what:
         processes.asked(environment)
 
 
+def test_weights_that_one_process_reads_are_refused_where_nobody_would_share_them() -> None:
+    sparing = {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+    processes.check_reading(nf4=False, live=False, environment=sparing)
+    processes.check_reading(nf4=True, live=True, environment={})
+    for nf4, what in ((True, "a 4-bit base"), (False, "a live teacher")):
+        with pytest.raises(ConfigError, match=f"{what} has to be read by every process"):
+            processes.check_reading(nf4=nf4, live=True, environment=sparing)
+
+
 def formed(kind: str, count: int, **about: Any) -> Any:
     """What accelerate says of a group."""
     return SimpleNamespace(**{

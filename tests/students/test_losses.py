@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
-from tests.students.naive import DIVERGENCES, build, divergence
+from students.head_loss import Matching, head_loss
+from tests.students.naive import DIVERGENCES, build, divergence, live_of, teacher_of
 
 
 def test_divergences_agree_with_a_hand_worked_example() -> None:
@@ -85,3 +90,28 @@ def test_a_divergence_leaves_its_arguments_alone(name: str) -> None:
     before = given.clone()
     build(name)(*given)
     assert torch.equal(given, before)
+
+
+def test_the_divergence_that_the_docs_write_out_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a module of one's own, by its dotted path, over buckets and over the full vocabulary."""
+    page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
+    block = re.search(r"^    class Config\(LossSettings\):.*?^    .*return total_variation$", page, re.DOTALL | re.MULTILINE)
+    assert block is not None
+    package = tmp_path / "my_losses"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    about = "from students.divergence import Divergence, LossSettings\n\n"
+    (package / "total_variation.py").write_text(about + textwrap.dedent(block[0]) + "\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    matching = Matching(build("my_losses.total_variation"), 1.0, 1.0, 40)
+    torch.manual_seed(0)
+    head = nn.Linear(6, 40, dtype=torch.float64)
+    hidden_RH, labels_R = torch.randn(9, 6, dtype=torch.float64, requires_grad=True), torch.zeros(9, dtype=torch.long)
+    teacher_RV = torch.randn(9, 40, dtype=torch.float64)
+    got = head_loss(hidden_RH, labels_R, head, teacher=live_of(teacher_RV), matching=matching).loss
+    expected = 0.5 * (head(hidden_RH).softmax(1) - teacher_RV.softmax(1)).abs().sum()
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(torch.autograd.grad(got, hidden_RH), torch.autograd.grad(expected, hidden_RH))
+    by_buckets = head_loss(hidden_RH, labels_R, head, teacher=teacher_of(teacher_RV), matching=matching).loss
+    assert 0 < by_buckets <= got

@@ -25,7 +25,7 @@ from students.rows import Row
 from students.teacher_logits import TeacherLogits
 from tests.students.gloo import on_ranks
 from tests.students.made import stage_of
-from tests.students.test_train import SHORT, twelve
+from tests.students.test_train import PACKED, SHORT, twelve
 from tests.students.test_trainer import (
     K,
     OwnLogits,
@@ -194,6 +194,26 @@ def test_long_sequences_and_unknown_attention_are_refused(tiny_model: Path) -> N
         isolation.check(model, 100)
 
 
+def test_attention_is_computed_as_asked_for_or_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(tiny_model)
+    isolation.use(model, None)
+    assert model.config._attn_implementation == "sdpa"
+    isolation.use(model, "eager")
+    assert model.config._attn_implementation == "eager"
+
+    def missing(_: str) -> None:
+        raise ImportError("the package for FlashAttention2 is not installed\nand more")
+
+    monkeypatch.setattr(model, "set_attn_implementation", missing)
+    with pytest.raises(DistillError, match="`train.attention: flash_attention_2` cannot be had .* not installed$"):
+        isolation.use(model, "flash_attention_2")
+
+
+def test_the_proof_holds_under_autocast(tiny_model: Path) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        isolation.prove(load(tiny_model))
+
+
 def layouts(tmp_path: Path, folder: Path, teacher: TeacherLogits, **settings: Any) -> dict[str, Any]:
     """Weights and history after two steps of the same rows, laid out in four ways."""
     rows, got = rows_of(folder), {}
@@ -254,7 +274,7 @@ def test_a_step_without_a_trained_token_moves_nothing(tmp_path: Path, tiny_model
     )
     loss = trainer.compute_loss(trainer.model, trainer.collator.nothing(), num_items_in_batch=5)
     loss.backward()
-    assert float(loss) == 0
+    assert loss.item() == 0
     gradients = [p.grad for p in trainer.model.parameters()]
     assert all(gradient is not None and not gradient.any() for gradient in gradients)
 
@@ -284,7 +304,7 @@ def test_the_stage_leaves_its_plan_and_the_same_student_whatever_the_bins(tmp_pa
         stage = stage_of(
             tmp_path / str(tokens),
             tiny_model,
-            train_settings={**SHORT, "packing": True, "micro_batch_tokens": tokens},
+            train_settings={**SHORT, **PACKED, "micro_batch_tokens": tokens, "attention": "eager" if tokens else None},
             traces=twelve(tiny_model),
         )
         train.run(stage)

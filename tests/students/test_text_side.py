@@ -18,7 +18,7 @@ from distill.core.errors import DistillError
 from distill.text.chat import PROBES, check_tokenizer
 from distill.text.pairing import compare
 from students import settings
-from students.text_side import adopt_tokens, prepare
+from students.text_side import adopt_tokens, prepare, refusal
 from tests.templates import shared_templates
 from tests.tiny import make_tiny_model
 
@@ -37,7 +37,7 @@ def without_tags(folder: Path, *, spare: int = 0, **model: Any) -> Path:
     vocab = content["model"]["vocab"]
     for place, tag in enumerate(TAGS):  # ids must stay dense, so what they were called becomes an odd word
         vocab[f"odd{place}"] = vocab.pop(tag)
-    top = max(vocab.values())
+    top = max(*vocab.values(), *(token["id"] for token in content["added_tokens"]))
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     for place in range(spare):
         name = f"<|reserved_special_token_{place}|>"
@@ -63,8 +63,10 @@ def test_nothing_to_change_is_the_bases_own_folder(tiny_model: Path, tmp_path: P
 
 @pytest.mark.parametrize("how", ["text", "spare-ids", "add"])
 @pytest.mark.parametrize("spare", [0, 3])
-def test_think_tokens(tmp_path: Path, how: str, spare: int) -> None:
-    base = without_tags(tmp_path / "m", spare=spare)
+@pytest.mark.parametrize("architecture", ["qwen3", "qwen2"])
+def test_think_tokens(tmp_path: Path, how: str, spare: int, architecture: str) -> None:
+    """A folder of type qwen2 too, whose tokenizer transformers makes in its own way."""
+    base = without_tags(tmp_path / "m", spare=spare, architecture=architecture)
     before = Tokenizer.from_file(str(base / "tokenizer.json")).get_vocab_size()
 
     side = prepare(config(base, think_tokens=how), base, None, tmp_path / "text", thinks=True)
@@ -161,6 +163,11 @@ def test_the_template_of_a_file_or_of_the_teacher(tiny_model: Path, tmp_path: Pa
     assert "chat_template" not in json.loads((theirs.folder / "tokenizer_config.json").read_text())
     with pytest.raises(DistillError, match="not known here"):
         prepare(config(tiny_model, template="teacher"), tiny_model, None, tmp_path / "c", thinks=True)
+    asked = config(tiny_model, template="teacher")
+    assert "needs the section `teacher:`" in (refusal({"student": asked}) or "")
+    served = SimpleNamespace(served=True, engine=SimpleNamespace(config=SimpleNamespace()))
+    assert "save it as a file" in (refusal({"student": asked, "teacher": served}) or "")
+    assert refusal({"student": asked, "teacher": teacher(taught)}) is None
     with pytest.raises(ValidationError, match="there is no file nowhere.jinja"):
         config(tiny_model, template="nowhere.jinja")
 
@@ -189,3 +196,34 @@ def test_a_prompt_without_arguments_is_the_trained_one(
     if name == "Qwen-QwQ-32B" and thinks:  # seen to matter: its own default closes the block
         own = AutoTokenizer.from_pretrained(base).apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         assert "</think>" in own and "made to think by default" in side.template
+
+
+def test_older_tokenizer_files_say_the_same(tmp_path: Path) -> None:
+    """transformers 4 repeats every added token in tokenizer_config.json and lists the special ones by name: a renamed
+    one that stayed in a list would come back as a new token at the end.
+    """
+    base = without_tags(tmp_path / "m", spare=3)
+    content = json.loads((base / "tokenizer.json").read_text())
+    names = [token["content"] for token in content["added_tokens"] if "reserved" in token["content"]]
+    flags = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    about = json.loads((base / "tokenizer_config.json").read_text())
+    about.pop("extra_special_tokens", None)
+    about["added_tokens_decoder"] = {
+        str(token["id"]): {flag: token[flag] for flag in flags} for token in content["added_tokens"]
+    }
+    about["additional_special_tokens"] = names
+    about["chat_template"] = PLAIN
+    (base / "chat_template.jinja").unlink()
+    (base / "tokenizer_config.json").write_text(json.dumps(about))
+    (base / "special_tokens_map.json").write_text(json.dumps({"additional_special_tokens": names}))
+    (base / "added_tokens.json").write_text(json.dumps({names[0]: 1}))
+
+    side = prepare(config(base, think_tokens="spare-ids"), base, None, tmp_path / "text", thinks=True)
+
+    tokenizer = AutoTokenizer.from_pretrained(side.folder)
+    assert len(tokenizer) == len(AutoTokenizer.from_pretrained(base))
+    assert [tokenizer(tag, add_special_tokens=False)["input_ids"] for tag in TAGS] == [[n] for n in side.new_tokens]
+    written = "".join(path.read_text() for path in side.folder.glob("*.json"))
+    assert names[0] not in written and names[1] not in written and names[2] in written
+    assert tokenizer.chat_template == PLAIN
+    assert tokenizer.decode(list(side.new_tokens), skip_special_tokens=True) == "".join(TAGS)

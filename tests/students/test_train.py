@@ -190,13 +190,14 @@ def test_full_weights_leave_a_complete_folder(tmp_path: Path) -> None:
     assert (data["rows"], data["rendered"], data["steps"], len(history)) == (12, {"no ids": 1}, 6, 6)
     assert 0 < data["kd_tokens"] < data["trained_tokens"] == sum(record["tokens"] for record in history) / 2
     assert 0.2 < data["covered_mass"] < 1
-    assert set(json.loads((stage.out / "timing.json").read_text())) == {"seconds", "peak_rss_mib"}
+    assert set(json.loads((stage.out / "timing.json").read_text())) == {"seconds", "peak_rss_mib", "processes"}
     assert not {"seconds", "peak_rss_mib"} & set(data)
     assert [record["step"] for record in history] == [1, 2, 3, 4, 5, 6]
     assert history[-1]["epoch"] == 2
     assert [record["lr"] for record in history][-1] < max(record["lr"] for record in history) <= 1e-3
     assert "12 rows, 6 steps" in report.summary
     assert sorted(path.name for path in stage.out.iterdir()) == [
+        "contract.json",
         "history.json",
         "report.json",
         "student",
@@ -412,7 +413,7 @@ def test_a_loss_whose_logits_nobody_records_is_refused(
 def test_another_base_is_another_key(tmp_path: Path, tiny_model: Path) -> None:
     other = make_tiny_model(tmp_path / "m", seed=1)
     ids = [
-        train.externals({"student": settings.Config(model=str(folder))})["student"]
+        train.externals({"student": settings.Config(model=str(folder)), "train": train.Config()})["student"]
         for folder in (tiny_model, other, tiny_model)
     ]
     assert ids[0] == ids[2] != ids[1]

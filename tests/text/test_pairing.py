@@ -168,3 +168,32 @@ def test_no_weights_are_read(tmp_path: Path) -> None:
     folder = make_tiny_model(tmp_path / "m", layers=1)
     (folder / "model.safetensors").unlink()
     assert compare(folder, folder).kl_possible
+
+
+def test_real_vocabularies(shared_data: Path, tmp_path: Path) -> None:
+    """GPT-2, Phi-3 and MiniMind into each other: SFT only. Phi-3 into one padded and spelt otherwise: KL possible."""
+    from tests.gguf.test_real_vocabularies import byte_level, header, sentencepiece
+
+    folders = {"minimind": shared_data / "tokenizer_minimind"}
+    for name, make in (("gpt-2", byte_level), ("phi-3", sentencepiece)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        content = {"version": "1.0", **make(header(shared_data / "tokenizer_vocabs" / f"ggml-vocab-{name}.gguf"))}
+        (folders[name] / "tokenizer.json").write_text(json.dumps(content))
+        (folders[name] / "config.json").write_text(
+            json.dumps({"vocab_size": max(content["model"]["vocab"].values()) + 1})
+        )
+    sizes = {name: len(read(folder).entries) for name, folder in folders.items()}
+    assert sizes == {"minimind": 6400, "gpt-2": 50257, "phi-3": 32011}
+    for teacher in folders:
+        for student in folders:
+            verdict = compare(folders[teacher], folders[student])
+            assert verdict.kl_possible == (teacher == student), (teacher, student)
+            assert "\n" not in str(verdict)
+    padded = tmp_path / "padded"
+    padded.mkdir()
+    content = json.loads((folders["phi-3"] / "tokenizer.json").read_text())
+    content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
+    (padded / "tokenizer.json").write_text(json.dumps(content))
+    (padded / "config.json").write_text(json.dumps({"vocab_size": 32128}))
+    assert compare(folders["phi-3"], padded).kl_possible

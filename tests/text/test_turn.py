@@ -241,6 +241,7 @@ def test_nothing_that_ends_a_turn_is_refused(tmp_path: Path) -> None:
         ("{{ messages[0].content | upper }}", ["user"], True, "leaves out"),
         ("{{ messages[0].content + 1 }}", ["user"], True, "refuses the messages"),
         ("{% for %}", ["user"], True, "refuses the messages"),
+        ("{% for i in range(999999999) %}x{% endfor %}", ["user"], True, "Range too big"),
     ],
 )  # fmt: skip
 def test_a_template_that_allows_no_sound_row_is_refused_in_one_line(

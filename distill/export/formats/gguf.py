@@ -130,7 +130,7 @@ class GgufFormat:
         log = source.logs / f"{self.name}.log"
         return [*checks, *proof.opens(written.path, source.tokenizer, written.detail, log), source.twin]
 
-    def compare(self, source: Source, written: Written, texts: Sequence[Text]) -> list[Check]:
+    def compare(self, source: Source, written: Written, texts: Sequence[Text], *, held_out: bool) -> list[Check]:
         """KL to the model and agreement of the most probable token."""
         from distill.export.divergence import compare, other_base
         from distill.export.proof import plain_token
@@ -138,7 +138,7 @@ class GgufFormat:
         plan = written.detail
         against = source.reference_on(texts, plan.model.rows)
         log = source.logs / f"{self.name}-divergence.log"
-        found = compare(written.path, self._type, against, plain=plain_token(plan), log=log)
+        found = compare(written.path, self._type, against, held_out=held_out, plain=plain_token(plan), log=log)
         return [found, *filter(None, [other_base(source, texts, plan.model.rows)])]
 
     def bounds(self) -> Bounds:

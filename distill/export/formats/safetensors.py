@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,7 +11,6 @@ from pydantic import PositiveFloat, model_validator
 from distill.core.config import Settings
 
 if TYPE_CHECKING:
-    from distill.export.divergence import Text
     from distill.export.proof import Check
     from distill.export.source import Bounds, Source, Written
 
@@ -103,7 +101,7 @@ class SafetensorsFormat:
             return same_in_4_bits(source, written.path)
         return same_folder(source, written.path)
 
-    def compare(self, source: Source, written: Written, texts: Sequence[Text]) -> list[Check]:  # noqa: ARG002  a protocol
+    def compare(self, *_: object, **__: object) -> list[Check]:
         """Nothing: it runs in the engine that made the model, and tier 2 compared them."""
         return []
 
