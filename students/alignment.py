@@ -78,7 +78,10 @@ def prove(traces: Iterable[tuple[Seen, NDArray[np.int32]]]) -> float:
         if here >= PROOF_TOKENS:
             break
     if not here:
-        raise DistillError("the logit shards have not one row for the traces that are trained on")
+        raise DistillError(
+            "the logit shards have not one row for the traces that are trained on, or none at this `loss_temperature`; "
+            "score them, or set `train.loss: none`"
+        )
     for offset, moments in gaps.items():
         n, total, squares = moments.tolist()
         sigma = math.sqrt(max(squares / n - (total / n) ** 2, 0.0) / n) if n else 0.0

@@ -155,20 +155,26 @@ def _by_rows(
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """A plain linear head in chunks of whole rows."""
     exact = torch.promote_types(hidden_RH.dtype, torch.float32)
-    chunks = _Chunks(pass_, len(hidden_RH), len(weight_VH), hidden_RH.element_size(), exact, hidden_RH.device)
+    (rows, wide), vocab = hidden_RH.shape, len(weight_VH)
+    chunks = _Chunks(pass_, rows, vocab, hidden_RH.element_size(), exact, hidden_RH.device)
+    # In half precision the weight's gradient needs a float32 sum over the chunks. Up to 2 H rows of dz take no more
+    # memory than that sum, and kept together they make the gradient in one product.
+    kept = wanted[1] and hidden_RH.dtype != exact and rows <= 2 * wide
     # Allocated once and used for every chunk: fresh memory costs more than the softmax on it.
-    z_NV = torch.empty(chunks.step, len(weight_VH), dtype=hidden_RH.dtype, device=hidden_RH.device)
+    z_NV = torch.empty(rows if kept else chunks.step, vocab, dtype=hidden_RH.dtype, device=hidden_RH.device)
     grad_hidden_RH = torch.empty_like(hidden_RH) if wanted[0] else None
-    grad_weight_VH = torch.empty_like(weight_VH, dtype=exact) if wanted[1] else None
+    grad_weight_VH = torch.empty_like(weight_VH, dtype=weight_VH.dtype if kept else exact) if wanted[1] else None
     grad_bias_V = torch.zeros_like(bias_V, dtype=exact) if bias_V is not None and wanted[2] else None
     for span in chunks.spans():
         x_NH = hidden_RH[span]
-        dz_NV = torch.mm(x_NH, weight_VH.t(), out=z_NV[: len(x_NH)])
+        dz_NV = torch.mm(x_NH, weight_VH.t(), out=z_NV[span] if kept else z_NV[: len(x_NH)])
         chunks.turn_(dz_NV, span, bias_V, grad_bias_V)
         if grad_hidden_RH is not None:
             torch.mm(dz_NV, weight_VH, out=grad_hidden_RH[span])
-        if grad_weight_VH is not None:
+        if grad_weight_VH is not None and not kept:
             _add_outer(grad_weight_VH, dz_NV, x_NH, first=span.start == 0)
+    if grad_weight_VH is not None and kept:
+        _add_outer(grad_weight_VH, z_NV, hidden_RH, first=True)
     grads = [grad_hidden_RH, grad_weight_VH, grad_bias_V][: 2 if bias_V is None else 3]
     owners = [hidden_RH, weight_VH, bias_V]
     return chunks.sums, [
@@ -177,16 +183,18 @@ def _by_rows(
 
 
 def _add_outer(total_VH: Tensor, dz_NV: Tensor, x_NH: Tensor, *, first: bool) -> None:
-    """total = dz^T x for the first chunk, else total += dz^T x: in the total's float32, the product in its own type."""
-    if dz_NV.dtype == total_VH.dtype:
-        total_VH.addmm_(dz_NV.t(), x_NH, beta=0 if first else 1)
-        return
+    """total = dz^T x for the first chunk, else total += dz^T x; the sum is in the total's type.
+
+    In slices of the total: a half-precision product is as large only, and no library copies all of dz to transpose it.
+    """
     for start in range(0, len(total_VH), WEIGHT_SLICE):
-        part_UH, product_UH = total_VH[start : start + WEIGHT_SLICE], dz_NV[:, start : start + WEIGHT_SLICE].t() @ x_NH
-        if first:
-            part_UH.copy_(product_UH)
+        part_UH, dz_UN = total_VH[start : start + WEIGHT_SLICE], dz_NV[:, start : start + WEIGHT_SLICE].t()
+        if dz_UN.dtype == part_UH.dtype:
+            part_UH.addmm_(dz_UN, x_NH, beta=0 if first else 1)
+        elif first:
+            part_UH.copy_(dz_UN @ x_NH)
         else:
-            part_UH.add_(product_UH)
+            part_UH.add_(dz_UN @ x_NH)
 
 
 def _through_module(

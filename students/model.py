@@ -27,9 +27,7 @@ def refuse(student: settings.Config, folder: Path) -> None:
     if not folder.is_dir():
         raise DistillError(f"{name}: {folder.name} is no model folder; a .gguf file cannot be trained")
     if (folder / "adapter_config.json").exists():
-        raise DistillError(
-            f"{name} is an adapter; merge it (`distill export` to safetensors) and train that folder"
-        )
+        raise DistillError(f"{name} is an adapter; merge it (`distill export` to safetensors) and train that folder")
     config = read_json(folder / "config.json") if (folder / "config.json").exists() else {}
     made = next(iter(config.get("architectures") or ()), "")
     if made and not made.endswith(("ForCausalLM", "LMHeadModel")):

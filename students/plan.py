@@ -55,12 +55,13 @@ def plan(
         longest=tokens if config.packing else longest,
         checkpointing=config.gradient_checkpointing,
         accumulates=several,
-        square_mask=config.packing,
+        square_mask=config.packing and config.attention in (None, "sdpa", "eager"),
         top_k=0 if matching is None or live else matching.top_k,
         loss_temperature=1.0 if matching is None else matching.loss_temperature,
         live_teacher=_teacher(sections) if live else None,
         processes=count,
         sharding=sharding,
+        cpu=gpu.is_cpu,
     )
     bound = rows is None or row_tokens is None
     work = Work(rows or _rows(sections), min(row_tokens or longest, longest), config.epochs, bound)

@@ -8,7 +8,7 @@ Nothing is loaded ahead: rows come from the mapped files when a batch asks for t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,9 @@ class TeacherLogits:
         sorted_NS = np.sort(got.ids_NK[got.present_N], axis=1)
         if (sorted_NS[:, 1:] == sorted_NS[:, :-1]).any():
             raise DistillError(f"{self._of[key].path.name}: sample {key[:12]} names an id twice for one token")
-        return got
+        if self.temperature == 1.0:
+            return got
+        return replace(got, present_N=got.present_N & ~np.isnan(got.tails[self.temperature]))
 
     def draws(self, key: str, completion_ids: NDArray[np.int32]) -> WeightedRows:
         """The rows of one trace in mode `sampled`. Raises DistillError as `rows` does."""

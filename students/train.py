@@ -34,16 +34,15 @@ from distill.core.fingerprint import identify
 from distill.core.models import resolve, resolve_text
 from distill.core.plugins import Choice, ChoiceOf
 from distill.core.progress import Progress
-from distill.core.records import Trace
 from distill.core.stage import Report, StageRun
 from distill.stages import verify
 from students import contract, launch, live_teacher, processes, recorded, settings, text_side, trackers
 from students.dev import Dev, DevSettings, check_whole, looks, refusal
 from students.divergence import LossSettings
+from students.live_teacher import LiveTeacher
 from students.model import adapter, load, refuse, threads_for
 from students.packing import Layout, Pass
 from students.processes import Ranks
-from students.live_teacher import LiveTeacher
 from students.rows import Rows, StudentText
 from students.teacher_logits import TeacherLogits
 from students.written import write_student
@@ -108,7 +107,7 @@ class Config(Settings):
     """Seconds between checkpoints; a killed run goes on from the last one. 0: one after every step."""
     logging_every: Annotated[PositiveInt, Unkeyed] = 10
     """Steps between reports to trackers. The history has every step all the same."""
-    report_to: Annotated[list[trackers.Tracker], Unkeyed] = []
+    report_to: Annotated[list[trackers.Tracker], Unkeyed] = Field(default_factory=list)
     """Trackers that are told of the training: `tensorboard`, `trackio`, `wandb`. Empty: nothing leaves this process."""
 
     @model_validator(mode="after")
@@ -226,6 +225,7 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     stage.say(str(placement) + (f", {processes.asked()}" if ranks.count > 1 else ""))
     teacher = _teacher(stage, config, text, rows, placement)
     page = contract.page(made, kl_rows=_kl_rows(config, rows, teacher))
+    stage.say(page.summary)
     files.write_json(stage.out / "contract.json", page.data)
     seed = config.seed if config.seed is not None else stage.seed
     job = _Job(config, student, folder, made.side, rows, teacher, placement, seed)

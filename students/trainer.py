@@ -270,7 +270,7 @@ class Distilling(Loop):
         return self.history.records
 
     def student(self) -> tuple[Any, dict[str, Tensor] | None] | None:
-        """The trained model in the leader, None in others; beside it the weights, where the model has but parts of them."""
+        """The trained model in the leader, None in others; beside it the weights, where it has but parts of them."""
         if self.sharded:
             return whole(self.accelerator, self.model_wrapped, self.core)
         return (self.model, None) if self.ranks.leads else None
@@ -444,4 +444,3 @@ class _Steps(TrainerCallback):
             "peak_memory_gib": peak_memory_gib(),
         }
         return {name: value for name, value in figures.items() if value is not None}
-

@@ -55,7 +55,7 @@ class StubEngine:
             )
 
     def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
-        raise AssertionError(f"not asked for in these tests: {requests}, {top_k}")
+        raise AssertionError(f"not asked for in these tests: {requests}, {keep}")
 
     def close(self) -> None:
         pass

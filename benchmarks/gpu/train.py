@@ -61,7 +61,14 @@ def training(case: str, tokens: int, dry: bool) -> Training:
     if dry:
         shape = replace(shape, **DRY)
     return Training(
-        shape=shape, adapter=adapter, half=True, tokens=tokens, longest=tokens, checkpointing=True, accumulates=False
+        shape=shape,
+        adapter=adapter,
+        half=True,
+        tokens=tokens,
+        longest=tokens,
+        checkpointing=True,
+        accumulates=False,
+        cpu=dry,
     )
 
 

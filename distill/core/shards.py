@@ -123,6 +123,21 @@ def write(path: Path, rows: Iterable[ShardRows], info: ShardInfo) -> int:
     return offsets[-1]
 
 
+def column_types(info: ShardInfo) -> dict[str, Any]:
+    """The columns of a shard's rows and their types; `ids` are packed when they are written."""
+    import numpy as np
+
+    value, many = info.value_dtype, np.uint8 if info.draws <= np.iinfo(np.uint8).max else np.uint16
+    found: dict[str, Any] = {"ids": np.int32, "realised": np.float32}
+    if info.mode == "topk":
+        found |= {"logprobs": value, "tail": np.float32}
+        return found | {f"tail@{t}": np.float32 for t in info.others}
+    found |= {"entries": many, "entry_offset": np.int64, "counts": many, "entropy": np.float32}
+    if info.others:
+        found["logprobs"] = value
+    return found | {f"{name}@{t}": np.float32 for t in info.others for name in ("normaliser", "entropy")}
+
+
 class _Columns:
     """The columns of a shard while its samples are gathered."""
 
@@ -130,16 +145,7 @@ class _Columns:
         import numpy as np
 
         self.info = info
-        value, many = info.value_dtype, np.uint8 if info.draws <= np.iinfo(np.uint8).max else np.uint16
-        self._dtypes: dict[str, Any] = {"ids": np.int32, "realised": np.float32}
-        if info.mode == "topk":
-            self._dtypes |= {"logprobs": value, "tail": np.float32}
-            self._dtypes |= {f"tail@{t}": np.float32 for t in info.others}
-        else:
-            self._dtypes |= {"entries": many, "entry_offset": np.int64, "counts": many, "entropy": np.float32}
-            if info.others:
-                self._dtypes["logprobs"] = value
-            self._dtypes |= {f"{name}@{t}": np.float32 for t in info.others for name in ("normaliser", "entropy")}
+        self._dtypes = column_types(info)
         self._parts: dict[str, list[NDArray[Any]]] = {name: [] for name in self._dtypes}
         self._entries = 0
         if info.mode == "sampled":
@@ -269,15 +275,25 @@ class Shard:
                 f"{path}: logit shard format {about.get('format')!r}, this version reads {', '.join(READABLE)}"
             )
         self.path = path
-        self.info = ShardInfo(
-            model_id=about["model"], tokenizer=about["tokenizer"], template=about["template"],
-            vocab_size=about["vocab_size"], top_k=about["top_k"], mode=about["mode"],
-            value_dtype=about["value_dtype"], temperatures=tuple(about["temperatures"]), draws=about.get("draws", 0),
-        )  # fmt: skip
-        self.keys: list[str] = about["keys"]
+        try:
+            self.info = ShardInfo(
+                model_id=about["model"], tokenizer=about["tokenizer"], template=about["template"],
+                vocab_size=about["vocab_size"], top_k=about["top_k"], mode=about["mode"],
+                value_dtype=about["value_dtype"], temperatures=tuple(about["temperatures"]),
+                draws=about.get("draws", 0),
+            )  # fmt: skip
+            self.keys: list[str] = about["keys"]
+        except KeyError as error:
+            raise DistillError(f"{path}: a logit shard whose metadata lack {error}") from error
+        there = set(self._file.keys())
+        if missing := sorted(({"offset", "token_hash"} | set(column_types(self.info))) - there):
+            raise DistillError(f"{path}: a logit shard of mode `{self.info.mode}` without `{missing[0]}`")
         self._position = {key: place for place, key in enumerate(self.keys)}
         self._offset = self._file.get_tensor("offset")
         self._hash = self._file.get_tensor("token_hash")
+        rows = self._file.get_slice("realised").get_shape()[0]
+        if len(self._offset) != len(self.keys) + 1 or len(self._hash) != len(self.keys) or self._offset[-1] != rows:
+            raise DistillError(f"{path}: a logit shard whose offsets do not fit its {len(self.keys):,} keys")
 
     def __contains__(self, key: str) -> bool:
         return key in self._position

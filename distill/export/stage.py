@@ -1,14 +1,15 @@
 """`export`: writes the student in each format that is asked for, proves every file, and says how to run it.
 
 Writes one folder a format and proof.json, with one entry a file: size, types, what was checked, how its greedy answers
-compare with the student's own. Logs of the runtime stay beside it. A missed bound is told, and ends with exit code 3.
+compare with the student's own. Speeds go to timing.json, the runtime's logs stay beside it. A missed bound is told, and
+ends with exit code 3.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -204,9 +205,11 @@ def format_choice(name: str, **settings: Any) -> Choice:
         return adapter.validate_python({"format": name, **given})
     except ValidationError as error:
         first = error.errors()[0]
+        setting = str(first["loc"][-1]) if first["loc"] else ""
+        option = {"dtype": "--type", "adapter": "--adapter-alone"}.get(setting, f"--{setting}")
         if first["type"] == "unknown_setting":
-            raise ConfigError(f"export: the format {name} takes no --{first['loc'][-1]}") from error
-        option, got = (f"--{first['loc'][-1]}: ", f"; got {first['input']!r}") if first["loc"] else ("", "")
+            raise ConfigError(f"export: the format {name} takes no {option}") from error
+        option, got = (f"{option}: ", f"; got {first['input']!r}") if setting else ("", "")
         raise ConfigError(f"export: {option}{first['msg'].removeprefix('Value error, ')}{got}") from error
 
 
@@ -233,7 +236,9 @@ def export_one(made: Format, source: Source, out: Path) -> tuple[dict[str, Any],
     return with_checks(entry, made.prove(source, written)), written
 
 
-FIGURES = ("max_logprob_diff", "kl", "top_1", "tokens_per_s")
+CLOCK = "tokens_per_s"
+"""A figure that differs from run to run: it goes to timing.json, which is no part of the stage's content."""
+FIGURES = ("max_logprob_diff", "kl", "top_1", CLOCK)
 """What the table takes from the checks."""
 
 
@@ -245,9 +250,14 @@ def with_checks(entry: dict[str, Any], checks: Sequence[Check]) -> dict[str, Any
         **found,
         "tiers": sorted({*entry["tiers"], *(check.tier for check in checks)}),
         "missed": [*entry["missed"], *(f"{check.name}: {check.missed}" for check in checks if check.missed)],
-        "checks": [*entry["checks"], *(asdict(check) for check in checks)],
+        "checks": [*entry["checks"], *(_as_data(check) for check in checks)],
         "notes": [*entry["notes"], *(note for check in checks for note in check.notes)],
     }
+
+
+def _as_data(check: Check) -> dict[str, Any]:
+    timeless = {name: value for name, value in check.figures.items() if name != CLOCK}
+    return asdict(replace(check, figures=timeless))
 
 
 def held_out(own: Greedy) -> list[Text]:
@@ -330,9 +340,11 @@ def _same(a: Sample, b: Sample) -> bool:
 
 
 def finish(out: Path, entries: list[dict[str, Any]], problems: int) -> Report:
-    """Write proof.json and say what was proved."""
+    """Write proof.json and timing.json, and say what was proved."""
     data: dict[str, Any] = {"files": entries, "problems": problems}
-    files.write_json(out / "proof.json", data)
+    timeless = [{name: value for name, value in entry.items() if name != CLOCK} for entry in entries]
+    files.write_json(out / "proof.json", {**data, "files": timeless})
+    files.write_json(out / "timing.json", {entry["name"]: {CLOCK: entry[CLOCK]} for entry in entries if CLOCK in entry})
     rows = [_row(entry) for entry in entries]
     faults = [f"{entry['name']}: {missed}" for entry in entries for missed in entry["missed"]]
     proved = "all proved" if not faults else f"{len(faults)} bounds missed"

@@ -20,6 +20,9 @@ Sharding = Literal["ddp", "fsdp2", "zero3"]
 TILE_BYTES = 160 << 20
 """Most bytes of logits at a time in students/head_loss.py; a test holds the two numbers together."""
 
+PART_BYTES = 16 << 20
+"""Most bytes of them that a CPU has in float32 at a time, there."""
+
 SWEEP_ROWS, SWEEP_ENTRIES = 1024, 4096
 """Largest tile of a frozen head at T = 1, in students/vocabulary_tiles.py."""
 
@@ -67,6 +70,7 @@ class Training:
     live_teacher: ModelShape | None = None
     processes: int = 1
     sharding: Sharding = "ddp"
+    cpu: bool = False
 
     @property
     def sharded(self) -> bool:
@@ -239,19 +243,24 @@ def head_loss(training: Training) -> float:
     """What the chunked head and loss of students/head_loss.py allocate, for T trained tokens at most."""
     shape, t = training.shape, training.tokens
     a, r = 2 if training.half else 4, _residual(training)
-    width = 4 + (a if training.half else 0)  # of a logit: exact, and as the product makes it
-    swept = training.adapter is not None and training.live_teacher is None and training.loss_temperature == 1.0
-    if swept:
-        rows = min(SWEEP_ROWS, t)
-        tiles = rows * (min(SWEEP_ENTRIES, shape.vocab_size) * width + 3 * 4 * shape.hidden_size)
-    else:
-        tiles = min(TILE_BYTES, t * shape.vocab_size * width)
     rows = t * shape.hidden_size * (r + a + (a if r != a else 0))  # the trained rows, their gradient, and a cast
     teacher = t * (training.top_k * 12 + 8) if training.top_k else 0
     if training.live_teacher is not None:
         teacher += t * training.live_teacher.hidden_size * a
-    weight = 0 if training.adapter is not None else 4 * shape.embedding + (2 * a * shape.embedding if r != a else 0)
-    return tiles + rows + teacher + weight
+    if training.adapter is not None and training.live_teacher is None and training.loss_temperature == 1.0:
+        tile = min(SWEEP_ROWS, t)
+        width = 4 + (a if training.half else 0)  # of a logit: exact, and as the product makes it
+        return rows + teacher + tile * (min(SWEEP_ENTRIES, shape.vocab_size) * width + 3 * 4 * shape.hidden_size)
+    logits, exact = min(TILE_BYTES, t * shape.vocab_size * a), 0
+    if training.half:
+        exact = min(PART_BYTES if training.cpu else TILE_BYTES, t * shape.vocab_size * 4)
+    weight = 0
+    if training.adapter is None:
+        kept = training.half and t <= 2 * shape.hidden_size  # then all rows stay, and the gradient is one product
+        logits = t * shape.vocab_size * a if kept else logits
+        weight = a if kept else 4 + (a if training.half else 0)
+        weight += a if r != a else 0  # the weight's own cast
+    return rows + teacher + logits + exact + weight * shape.embedding
 
 
 def _head_gradient(training: Training) -> float:
@@ -279,8 +288,11 @@ def _layer_gradients(training: Training) -> float:
         each = (6 if set(LINEAR[4:]) & set(training.adapter.targets) else 4) * f + 4 * h
     else:
         each = 2 * f + 2 * h
-    dequantised = 2 * h * f if training.adapter is not None and training.adapter.nf4 else 0
-    return training.tokens * max(each, 0) + dequantised
+    whole = 0  # bytes an entry of a layer's largest matrix that is made for a while
+    if training.adapter is not None:
+        # DoRA takes the length of the whole sum of base and adapter, in float32 and in six steps.
+        whole = (2 if training.adapter.nf4 else 0) + (24 if training.adapter.dora else 0)
+    return training.tokens * max(each, 0) + whole * h * f
 
 
 def _embedding_gradients(training: Training) -> float:

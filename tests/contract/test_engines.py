@@ -150,7 +150,9 @@ def test_recorded_logprobs_are_transformers_own(engine, tiny_model):
         row = got.logprobs
         n = len(got.completion_ids)
         assert row.ids_NK.shape == row.logprobs_NK.shape == (n, 5)
-        assert [a.dtype.name for a in vars(row).values()] == ["int32", "float32", "float32", "float32", "bool"]
+        types = [a.dtype.name for a in (row.ids_NK, row.logprobs_NK, row.tail_N, row.realised_N, row.present_N)]
+        assert types == ["int32", "float32", "float32", "float32", "bool"]
+        assert row.tails == {}
         assert row.present_N.sum() > n // 3
         for j in np.flatnonzero(row.present_N):
             np.testing.assert_allclose(row.logprobs_NK[j], true_NV[j, row.ids_NK[j]], atol=1e-4)

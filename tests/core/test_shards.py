@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from distill.core import shards
 from distill.core.errors import DistillError
@@ -173,9 +176,7 @@ def test_shards_of_the_first_format_are_read(tmp_path: Path, monkeypatch: pytest
     np.testing.assert_array_equal(Shard(path).rows("k", [1, 2, 3]).logprobs_NK, made.logprobs_NK)
     monkeypatch.setattr(shards, "FORMAT", "distill-logits-9")
     shards.write(path, [ShardRows("k", [1, 2, 3], made)], ShardInfo("m", "t", None, 40, 4))
-    with pytest.raises(
-        DistillError, match=r"format 'distill-logits-9', this version reads distill-logits-2"
-    ):
+    with pytest.raises(DistillError, match=r"format 'distill-logits-9', this version reads distill-logits-2"):
         Shard(path)
 
 
@@ -211,6 +212,32 @@ def test_a_temperature_without_its_tail_term_is_refused(tmp_path: Path) -> None:
     assert list(got.tails) == [2.0]
     with pytest.raises(ValueError, match="nothing recorded for temperature 2"):
         shards.write(path, [ShardRows("k", [1, 2, 3], made)], info)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "about", "message"),
+    [
+        ({}, {"vocab_size": None}, "whose metadata lack 'vocab_size'"),
+        ({"tail": None}, {}, "of mode `topk` without `tail`"),
+        ({}, {"temperatures": [1.0, 2.0]}, "of mode `topk` without `tail@2.0`"),
+        ({}, {"mode": "sampled"}, "of mode `sampled` without `counts`"),
+        ({"offset": np.zeros(1, np.int64)}, {}, "whose offsets do not fit its 1 keys"),
+        ({"offset": np.array([0, 9])}, {}, "whose offsets do not fit its 1 keys"),
+    ],
+)
+def test_what_another_scorer_wrote_is_refused_where_something_is_missing(
+    tmp_path: Path, tensors: dict[str, np.ndarray | None], about: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "s.safetensors"
+    shards.write(path, [ShardRows("k", [1, 2, 3], rows(0, 3, 4, 40))], ShardInfo("m", "t", None, 40, 4))
+    with safe_open(path, framework="numpy") as file:
+        whole = {name: file.get_tensor(name) for name in file.keys()} | tensors  # noqa: SIM118  # it is no mapping
+        told = json.loads(file.metadata()["distill"]) | about
+    told = {name: value for name, value in told.items() if value is not None or name == "template"}
+    kept = {name: values for name, values in whole.items() if values is not None}
+    save_file(kept, path, metadata={"distill": json.dumps(told)})
+    with pytest.raises(DistillError, match=message):
+        Shard(path)
 
 
 def test_another_file_is_refused_in_one_line(tmp_path: Path) -> None:

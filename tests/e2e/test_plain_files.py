@@ -51,8 +51,14 @@ WRONG = {
     "unknown type": (
         ["embedded-student", "--format", "gguf", "--type", "q9", "--out", "out"], "--type: .*'q4_k_m', .*; got 'q9'",
     ),
-    "type of a format without": (
-        ["embedded-student", "--format", "safetensors", "--type", "q8_0", "--out", "out"], "takes no --type",
+    "type of another format": (
+        ["embedded-student", "--format", "safetensors", "--type", "q8_0", "--out", "out"], "--type: .*got 'q8_0'",
+    ),
+    "option of another format": (
+        ["embedded-student", "--format", "gguf", "--adapter-alone", "--out", "out"], "takes no --adapter-alone",
+    ),
+    "missing importance matrix": (
+        ["embedded-student", "--format", "gguf", "--imatrix", "nowhere.dat", "--out", "out"], "no such file",
     ),
     "missing folder": (["./nowhere", "--format", "gguf", "--out", "out"], r"`\./nowhere`: no such folder"),
     "unknown name": (["nowhere", "--format", "gguf", "--out", "out"], "Embedded models: embedded-teacher"),

@@ -89,7 +89,9 @@ def test_every_file_is_proved_and_answers_as_the_student_does(tmp_path: Path):
         assert entry["run"] == f"distill chat {entry['file']}"
         if name != "safetensors":
             assert entry["rate"]["n"] == 24
-            assert entry["top_1"] > 0.95 and entry["tokens_per_s"] > 0
+            assert entry["top_1"] > 0.95
+            assert "tokens_per_s" not in json.dumps(entry)  # the stage's content is the same on every run
+            assert files.read_json(out / "timing.json")[name]["tokens_per_s"] > 0
     assert said["gguf-f16"]["kl"] < said["gguf-q8_0"]["kl"] < said["gguf-q4_k_m-imatrix"]["kl"] < 0.05
     matrix = imatrix.read(out / "gguf-q4_k_m-imatrix" / "imatrix.gguf")
     assert (matrix.dataset, len(matrix.entries)) == ("kept traces", 3 * 7)

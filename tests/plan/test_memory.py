@@ -26,18 +26,21 @@ CASES = {
     "qwen2 full": (QWEN2, {}),
     "qwen2 full fp32, kept, one pass": (QWEN2, {"half": False, "checkpointing": False, "accumulates": False}),
     "qwen3 full, kept": (QWEN3, {"checkpointing": False}),
-    "qwen3 lora, kept": (QWEN3, {"adapter": LORA, "checkpointing": False}),
     "llama full, one pass": (LLAMA, {"accumulates": False}),
     "llama lora": (LLAMA, {"adapter": LORA}),
     "smollm3 full, four rows": (SMOLLM3, {"longest": TOKENS // 4}),
 }
 MORE = {
+    "qwen3 lora, kept": (QWEN3, {"adapter": LORA, "checkpointing": False}),
     "qwen2 full fp32": (QWEN2, {"half": False}),
     "qwen2 full, one pass": (QWEN2, {"accumulates": False}),
+    "qwen2 full, more rows than the loss keeps": (QWEN2, {"tokens": 4096, "longest": 4096}),
     "qwen3 full fp32, kept": (QWEN3, {"checkpointing": False, "half": False}),
     "qwen3 lora": (QWEN3, {"adapter": LORA}),
     "llama lora fp32, kept": (LLAMA, {"adapter": LORA, "half": False, "checkpointing": False}),
     "llama lora on attention, rank 64": (LLAMA, {"adapter": Adapter(64, ("q_proj", "k_proj", "v_proj", "o_proj"))}),
+    "llama dora": (LLAMA, {"adapter": replace(LORA, dora=True)}),
+    "qwen3 dora, kept": (QWEN3, {"adapter": replace(LORA, dora=True), "checkpointing": False}),
     "smollm3 lora, four rows, kept": (SMOLLM3, {"adapter": LORA, "longest": TOKENS // 4, "checkpointing": False}),
 }
 
@@ -46,7 +49,7 @@ def a_training(model: str, **changes: object) -> Training:
     """Two layers of a model, checkpointed bf16 arithmetic over 2,048 tokens, two passes a step."""
     values = {
         "shape": replace(shapes.table()[model], num_hidden_layers=2), "adapter": None, "half": True, "tokens": TOKENS,
-        "longest": TOKENS, "checkpointing": True, "accumulates": True,
+        "longest": TOKENS, "checkpointing": True, "accumulates": True, "cpu": True,
     }  # fmt: skip
     return Training(**{**values, **changes})  # type: ignore[arg-type]  # one value a field
 
@@ -130,5 +133,5 @@ def test_an_adapter_on_a_base_in_4_bits(checkpointing: bool, tmp_path: Path) -> 
 
 
 def test_the_tiles_counted_are_those_that_the_loss_makes() -> None:
-    assert memory.TILE_BYTES == head_loss.TILE_BYTES
+    assert (memory.TILE_BYTES, memory.PART_BYTES) == (head_loss.TILE_BYTES, head_loss.PART_BYTES)
     assert (memory.SWEEP_ROWS, memory.SWEEP_ENTRIES) == (vocabulary_tiles.ROWS, vocabulary_tiles.ENTRIES)

@@ -123,6 +123,14 @@ def test_generation_markers_change_no_row(tmp_path: Path, name: str) -> None:
     prove_template(name, trl_templates()[name], tmp_path)
 
 
+@pytest.mark.slow
+def test_every_template_with_generation_markers(tmp_path: Path) -> None:
+    for name in _trl_names():
+        if name.endswith("_training"):
+            (tmp_path / name).mkdir()
+            prove_template(name, trl_templates()[name], tmp_path / name)
+
+
 ODD = (
     "  two spaces first",
     "a\tb\r\nc",

@@ -45,8 +45,7 @@ def distance(mine: Tensor, theirs: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("mode", "name"), MODES)
-@pytest.mark.parametrize("temperature", [0.7, 1.0, 2.0])
-@pytest.mark.parametrize("weight", [0.3, 1.0])
+@pytest.mark.parametrize(("temperature", "weight"), [(0.7, 0.3), (1.0, 0.3), (1.0, 1.0), (2.0, 0.6)])
 @pytest.mark.parametrize("kind", HEADS)
 def test_value_and_gradients_equal_plain_autograd(
     case: Case, mode: str, name: str, temperature: float, weight: float, kind: str
@@ -198,24 +197,32 @@ def test_a_4_bit_head_is_called_as_a_module(mode: str, name: str) -> None:
 
 @pytest.mark.parametrize(("mode", "name"), [(None, ""), *MODES])
 @pytest.mark.parametrize("kind", ["plain", "frozen"])
-def test_half_precision_loses_no_more_than_its_inputs(case: Case, mode: str | None, name: str, kind: str) -> None:
-    """bf16 products, float32 in between: gradients within the 2^-8 of a bf16 number of those in float64."""
+@pytest.mark.parametrize("rows", [R, 2 * H])
+def test_half_precision_loses_no_more_than_its_inputs(
+    case: Case, mode: str | None, name: str, kind: str, rows: int
+) -> None:
+    """bf16 products, float32 in between: gradients within the 2^-8 of a bf16 number of those in float64.
+
+    Up to 2 H rows the weight's gradient is one product, above a float32 sum over chunks.
+    """
     torch.manual_seed(1)
     low, _ = head_of(kind, H, V, torch.bfloat16)
     head, _ = head_of(kind, H, V)
     head.load_state_dict(low.state_dict())
-    low_RH = case.hidden_RH.to(torch.bfloat16)
+    low_RH, labels_R, teacher_RV = (
+        case.hidden_RH[:rows].to(torch.bfloat16),
+        case.labels_R[:rows],
+        case.teacher_RV[:rows],
+    )
     got = []
     for one, hidden_RH in ((head, low_RH.double()), (low, low_RH)):
         dtype = torch.promote_types(hidden_RH.dtype, torch.float32)
         about: dict[str, Any] = {}
         if mode is not None:
-            about = {
-                "teacher": signal_of(mode, case.teacher_RV.to(dtype), 1.0),
-                "matching": Matching(build(name), 0.5, 1.0, SHARED),
-            }
+            about = {"teacher": signal_of(mode, teacher_RV.to(dtype), 1.0)}
+            about["matching"] = Matching(build(name), 0.5, 1.0, SHARED)
         hidden_RH = hidden_RH.requires_grad_()
-        loss = head_loss(hidden_RH, case.labels_R, one, **about, tile_bytes=10 * V * 6).loss
+        loss = head_loss(hidden_RH, labels_R, one, **about, tile_bytes=10 * V * 2).loss
         got.append((loss, torch.autograd.grad(loss, [hidden_RH, *trained(one)])))
     (exact, exact_grads), (value, grads) = got
     assert value.dtype == torch.float32
@@ -625,7 +632,9 @@ def test_a_gradient_is_handed_out_once(case: Case) -> None:
         loss.backward()
 
 
-@pytest.mark.parametrize(("mode", "name"), [(None, ""), *MODES])
+@pytest.mark.parametrize(
+    ("mode", "name"), [(None, ""), ("topk", "jsd"), ("sampled", "forward_kl"), ("full", "reverse_kl")]
+)
 @pytest.mark.parametrize("kind", ["plain", "frozen", "adapted"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_peak_memory_does_not_grow_with_the_rows(mode: str | None, name: str, kind: str, temperature: float) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -203,6 +204,13 @@ def test_a_stage_is_the_same_after_it_was_written(tmp_path: Path, tiny_model: Pa
     assert launch._stage(files.read_json(tmp_path / "stage.json")) == stage
 
 
+def test_what_this_machine_cannot_form_is_refused_before_anything_starts(tmp_path: Path, tiny_model: Path) -> None:
+    stage = stage_of(tmp_path, tiny_model, train_settings={})
+    with pytest.raises(DistillError, match="accelerate has FSDP2 on GPUs only, and the student trains on a CPU"):
+        train.run(replace(stage, launch=str(SHIPPED / "fsdp2.yaml")))
+    assert list(stage.out.iterdir()) == []
+
+
 def failed(folder: Path, rank: int, at: float, error: str, exit_code: int | None) -> None:
     about = {"rank": rank, "time": at, "error": error, "exit_code": exit_code, "traceback": f"Traceback of {rank}\n"}
     files.write_json(folder / launch.FAILED.format(rank), about)
@@ -307,8 +315,12 @@ def test_a_kill_of_processes_and_another_run_change_no_bit(tmp_path: Path, tiny_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nobody_is_left_when_the_launcher_goes(tmp_path: Path, tiny_model: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_nobody_is_left_when_the_launcher_goes(
+    tmp_path: Path, tiny_model: Path, number: signal.Signals, exit_code: int
+) -> None:
     stage = stage_of(tmp_path, tiny_model, train_settings={**SETTINGS, "epochs": 2000}, student_settings=STUDENT)
     process = launched(stage)
     deadline = time.monotonic() + 120
@@ -318,7 +330,7 @@ def test_nobody_is_left_when_the_launcher_goes(tmp_path: Path, tiny_model: Path,
     assert len(children) == 2
     process.send_signal(number)
     code, _ = ended(process)
-    assert code == (130 if number == signal.SIGINT else -number)
+    assert code == exit_code
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{pid}").exists() for pid in children) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -95,7 +95,9 @@ def test_a_divergence_leaves_its_arguments_alone(name: str) -> None:
 def test_the_divergence_that_the_docs_write_out_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a module of one's own, by its dotted path, over buckets and over the full vocabulary."""
     page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
-    block = re.search(r"^    class Config\(LossSettings\):.*?^    .*return total_variation$", page, re.DOTALL | re.MULTILINE)
+    block = re.search(
+        r"^    class Config\(LossSettings\):.*?^    .*return total_variation$", page, re.DOTALL | re.MULTILINE
+    )
     assert block is not None
     package = tmp_path / "my_losses"
     package.mkdir()

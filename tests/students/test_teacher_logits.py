@@ -143,6 +143,23 @@ def test_a_row_without_the_tail_term_at_this_temperature_is_absent() -> None:
     assert np.isfinite(fold(got, 4, 2.0).tail_N).all()
 
 
+def test_shards_that_promise_a_temperature_and_have_it_nowhere_are_refused(
+    tmp_path: Path, student: StudentText, traces: list[Trace]
+) -> None:
+    """What sampling writes of answers that were stored before the temperature was asked for."""
+    rows = []
+    for number, trace in enumerate(traces):
+        ids = trace.completion_ids or ()
+        got = recorded(teacher_logits(ids, student.vocab_size, number), ids, 8)
+        rows.append(ShardRows(trace.key, ids, replace(got, tails={2.0: np.full(len(ids), np.nan, np.float32)})))
+    path = tmp_path / "logits.safetensors"
+    info = ShardInfo("teacher", student.fingerprint, None, student.vocab_size, 8, temperatures=(1.0, 2.0))
+    shards.write(path, rows, info)
+    opened(path, student).prove_alignment(pairs(traces))
+    with pytest.raises(DistillError, match="none at this `loss_temperature`"):
+        opened(path, student, temperature=2.0).prove_alignment(pairs(traces))
+
+
 # ---- draws
 
 

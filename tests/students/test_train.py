@@ -435,9 +435,7 @@ def test_settings_import_no_heavy_library() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", [{}, PACKED], ids=["padded", "packed"])
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_real_kill_goes_on_bit_for_bit(
-    tmp_path: Path, tiny_model: Path, crash: str, layout: dict[str, Any]
-) -> None:
+def test_a_real_kill_goes_on_bit_for_bit(tmp_path: Path, tiny_model: Path, crash: str, layout: dict[str, Any]) -> None:
     """As above with SIGKILL in a process of its own, LoRA with dropout."""
     how = {**SHORT, **layout}
     code = (
@@ -454,7 +452,5 @@ def test_a_real_kill_goes_on_bit_for_bit(
     )
     train.run(straight)
     assert trained(straight) == trained(
-        stage_of(
-            tmp_path / "killed", tiny_model, train_settings=how, student_settings=LORA, traces=twelve(tiny_model)
-        )
+        stage_of(tmp_path / "killed", tiny_model, train_settings=how, student_settings=LORA, traces=twelve(tiny_model))
     )

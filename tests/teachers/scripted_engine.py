@@ -74,7 +74,7 @@ class ScriptedEngine:
         )
 
     def score(self, requests: Iterable[ScoreRequest], keep: Keep) -> Iterator[tuple[str, TokenLogprobs]]:
-        raise AssertionError(f"not asked for in these tests: {requests}, {top_k}")
+        raise AssertionError(f"not asked for in these tests: {requests}, {keep}")
 
     def close(self) -> None:
         pass
