@@ -248,10 +248,11 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     )
     files.crash_point("train.final-written")
     kd = "" if report["kd_last"] is None else f", KL {report['kd_first']:.3f} to {report['kd_last']:.3f}"
+    looks = dev.outcome() if dev else ""
     return Report(
         summary=(
             f"{len(rows.rows):,} rows, {report['steps']:,} steps, "
-            f"CE {report['ce_first']:.3f} to {report['ce_last']:.3f}{kd}{dev.outcome() if dev else ''}, {seconds:,.0f} s"
+            f"CE {report['ce_first']:.3f} to {report['ce_last']:.3f}{kd}{looks}, {seconds:,.0f} s"
         ),
         data={**report, "seconds": seconds, "peak_rss_mib": peak_mib},
     )
