@@ -56,7 +56,9 @@ STAGES = (
         ("filter", "sample", "(score)", "(problems)"), seeded=True,
     ),
     Stage("evaluate", "distill.evaluate.stage", ("evaluate", "verify", "student", "(teacher)"), ("problems", "train")),
-    Stage("export", "distill.export.stage", ("export", "verify", "student"), ("problems", "filter", "train", "evaluate")),
+    Stage(
+        "export", "distill.export.stage", ("export", "verify", "student"), ("problems", "filter", "train", "evaluate"),
+    ),
 )  # fmt: skip
 """In the order they run."""
 
