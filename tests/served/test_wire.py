@@ -317,6 +317,9 @@ def entry(token: int, value: float, top: dict[int, float], style: str = "vllm") 
 TRUE_V = np.log(np.array([0.5, 0.2, 0.15, 0.1, 0.05]))
 
 
+COLUMNS = ("ids", "logprobs", "tail", "realised", "present")
+
+
 @pytest.mark.parametrize("style", ["vllm", "llamacpp"])
 def test_rows_of_a_chat_reply(style):
     ids = [0, 4, 2]
@@ -336,7 +339,9 @@ def test_rows_of_a_chat_reply(style):
     np.testing.assert_allclose(got.logprobs.realised_N, TRUE_V[ids], atol=1e-6)
     np.testing.assert_allclose(got.logprobs.tail_N, np.log(0.3), atol=1e-6)
     assert got.logprobs.present_N.all()
-    assert [a.dtype.name for a in vars(got.logprobs).values()] == ["int32", "float32", "float32", "float32", "bool"]
+    columns = [getattr(got.logprobs, f"{name}_N{'K' * (name in ('ids', 'logprobs'))}").dtype.name for name in COLUMNS]
+    assert columns == ["int32", "float32", "float32", "float32", "bool"]
+    assert got.logprobs.tails == {}, "a server's k values say nothing of other temperatures"
 
 
 def test_rows_of_a_completions_reply():
