@@ -1,4 +1,4 @@
-"""A model folder to one GGUF file: one pass, tensor by tensor, memory bounded by the largest tensor.
+"""A model folder to one GGUF file: one pass, tensor by tensor, memory bounded by the two largest tensors.
 
 The file appears under its name only when it is whole and synced. No torch: weights are read from the mapped files.
 """
@@ -9,6 +9,7 @@ import errno
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -173,10 +174,15 @@ def _write(made: Plan, model: Path, out: Path, metadata: Mapping[str, str], thre
             writer.write_header_to_file()
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
-            for planned in made.tensors:
-                weights = made.column_weights(planned.tensor.name)
-                writer.write_tensor_data(ggml.quantise(planned.tensor.make(), planned.kind, weights, threads=threads))
-                crash_point("gguf.tensor-written")
+            with ThreadPoolExecutor(1) as reader:  # the next tensor is read while one is encoded and written
+                coming = reader.submit(made.tensors[0].tensor.make)
+                for planned, following in zip(made.tensors, (*made.tensors[1:], None), strict=True):
+                    values = coming.result()
+                    if following is not None:
+                        coming = reader.submit(following.tensor.make)
+                    weights = made.column_weights(planned.tensor.name)
+                    writer.write_tensor_data(ggml.quantise(values, planned.kind, weights, threads=threads))
+                    crash_point("gguf.tensor-written")
         finally:
             writer.close()
         crash_point("export.before-rename")

@@ -32,6 +32,8 @@ LIBRARY = tuple(
 ROWS_APART = 1 << 20
 """Values from which the rows of a tensor are encoded on several threads."""
 
+PIECES_A_THREAD = 8
+
 
 def byte_size(shape: tuple[int, ...], kind: GGMLQuantizationType) -> int:
     """Bytes of a tensor of this shape in this type. The row length must divide into the type's blocks."""
@@ -81,7 +83,8 @@ def quantise(
     if parts == 1:
         wrote = encode(0, rows)
     else:
-        edges = [rows * part // parts for part in range(parts + 1)]
+        pieces = min(PIECES_A_THREAD * parts, rows)  # a thread that is held up leaves its share to the others
+        edges = [rows * piece // pieces for piece in range(pieces + 1)]
         with ThreadPoolExecutor(parts) as pool:
             wrote = sum(pool.map(encode, edges[:-1], edges[1:]))
     if wrote != out.nbytes:

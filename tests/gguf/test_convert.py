@@ -93,8 +93,8 @@ def test_short_rows_are_told(tmp_path: Path, tiny_model: Path):
     assert "fall back to other types" in made.notes[0] and f"{made.bits_per_weight:.2f} bits" in made.notes[0]
 
 
-def test_one_tensor_at_a_time_is_in_memory(tiny_model: Path, tmp_path: Path, monkeypatch):
-    """Each tensor is read when its turn comes, and written before the next is read."""
+def test_at_most_two_tensors_are_in_memory(tiny_model: Path, tmp_path: Path, monkeypatch):
+    """One is read while the one before it is encoded and written, and none further ahead."""
     order: list[str] = []
     read, write = FolderWeights.read, module.GGUFWriter.write_tensor_data
     monkeypatch.setattr(FolderWeights, "read", lambda self, name: (order.append("read"), read(self, name))[1])
@@ -104,7 +104,9 @@ def test_one_tensor_at_a_time_is_in_memory(tiny_model: Path, tmp_path: Path, mon
 
     made = convert(tiny_model, tmp_path / "x.gguf", "q8_0")
 
-    assert order == ["read", "write"] * len(made.tensors)
+    held = [order[:end].count("read") - order[:end].count("write") for end in range(len(order) + 1)]
+    assert order.count("read") == order.count("write") == len(made.tensors)
+    assert set(held) <= {0, 1, 2} and held[-1] == 0
 
 
 @pytest.mark.parametrize("point", ["gguf.tensor-written:3", "export.before-rename", "file.before-rename"])
