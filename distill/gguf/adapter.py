@@ -31,14 +31,11 @@ Onto = Literal["trained", "stored"]
 """What an adapter is laid over: the base as it was while the adapter learnt, or as its folder stores it."""
 
 
-class DequantisedWeights:
-    """`base` as an adapter saw it that was trained on 4 bits: its linear layers after their way through NF4.
+class _Over:
+    """A base whose tensors are read otherwise: names, shapes and stored types stay its own."""
 
-    `record` is what `distill.nf4.record_of` reads: precision, and the linear layers that were left out.
-    """
-
-    def __init__(self, base: Weights, record: dict[str, Any]) -> None:
-        self._base, self._dtype, self._kept = base, str(record["dtype"]), set(record["kept"])
+    def __init__(self, base: Weights) -> None:
+        self._base = base
 
     def names(self) -> list[str]:
         """All tensor names, as in the base."""
@@ -52,6 +49,17 @@ class DequantisedWeights:
         """Stored type of the base's tensor."""
         return self._base.dtype(name)
 
+
+class DequantisedWeights(_Over):
+    """`base` as an adapter saw it that was trained on 4 bits: its linear layers after their way through NF4.
+
+    `record` is what `distill.nf4.record_of` reads: precision, and the linear layers that were left out.
+    """
+
+    def __init__(self, base: Weights, record: dict[str, Any]) -> None:
+        super().__init__(base)
+        self._dtype, self._kept = str(record["dtype"]), set(record["kept"])
+
     def read(self, name: str) -> NDArray[np.float32]:
         """The tensor, dequantised where it was held in 4 bits."""
         values, module = self._base.read(name), name.removesuffix(".weight")
@@ -59,7 +67,7 @@ class DequantisedWeights:
         return round_trip(values, self._dtype) if linear and module not in self._kept else values
 
 
-class MergedWeights:
+class MergedWeights(_Over):
     """`base` with a LoRA (or rsLoRA, or DoRA) adapter folder laid over it. Sums are done in float32.
 
     Raises DistillError for an adapter of another kind, for tensors that are in no base weight, and for one adapted on
@@ -67,7 +75,7 @@ class MergedWeights:
     """
 
     def __init__(self, base: Weights, folder: Path, config: dict[str, Any]) -> None:
-        self._base = base
+        super().__init__(base)
         path = folder / "adapter_config.json"
         self.settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if self.settings.get("peft_type") != "LORA":
@@ -112,18 +120,6 @@ class MergedWeights:
         if target in self._replaced and self._parts[name].shape != self._base.shape(target):
             got, there = self._parts[name].shape, self._base.shape(target)
             raise DistillError(f"{path}: {target} is {got} in the adapter, {there} in its base; {WAY_AROUND}")
-
-    def names(self) -> list[str]:
-        """All tensor names, as in the base."""
-        return self._base.names()
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._base.shape(name)
-
-    def dtype(self, name: str) -> str:
-        """Stored type of the base's tensor."""
-        return self._base.dtype(name)
 
     def read(self, name: str) -> NDArray[np.float32]:
         """The merged tensor."""
