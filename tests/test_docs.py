@@ -10,7 +10,7 @@ import pytest
 
 from distill import experiment as experiments
 from distill import pipeline
-from distill.cli import app
+from distill.cli import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -69,7 +69,7 @@ def test_yaml_loads(text: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)
 def test_commands_exist(page: Path) -> None:
-    assert {name for text in code(page) for name in COMMAND.findall(text)} <= set(app.commands)
+    assert {name for text in code(page) for name in COMMAND.findall(text)} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.name)

@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from distill.cli import app
+from distill.commands import grade
 from distill.core.errors import ConfigError, DistillError
 from distill.core.stage import Report
 from distill.grade import Fields
@@ -263,7 +264,7 @@ def test_parquet_is_graded_with_its_columns_as_they_were(tmp_path: Path):
 
 
 def test_the_command_line_knows_every_dialect():
-    option = next(option for option in app.commands["grade"].params if option.name == "dialect")
+    option = next(option for option in grade.command.params if option.name == "dialect")
 
     assert option.type.choices == tuple(DIALECTS)  # type: ignore[attr-defined]  # a click.Choice
 
