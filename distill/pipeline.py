@@ -8,8 +8,9 @@ manifest is there; stages with equal keys (several arms) are one folder and run 
 from __future__ import annotations
 
 import importlib
+import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 
 from distill.core import files, rundir
 from distill.core.config import Settings, digest
-from distill.core.errors import ConfigError
+from distill.core.errors import ConfigError, DistillError
 from distill.core.rundir import Manifest
 from distill.core.stage import Report, StageRun, Workspace, say
 from distill.experiment import Arm, Experiment
@@ -55,7 +56,10 @@ STAGES = (
         "train", "students.train", ("train", "student", "(teacher)", "(verify)"),
         ("filter", "sample", "(score)", "(problems)"), seeded=True,
     ),
-    Stage("evaluate", "distill.evaluate.stage", ("evaluate", "verify", "student", "(teacher)"), ("problems", "train")),
+    Stage(
+        "evaluate", "distill.evaluate.stage", ("evaluate", "(verify)", "(student)", "(teacher)"),
+        ("(problems)", "(train)"),
+    ),
     Stage(
         "export", "distill.export.stage", ("export", "verify", "student"), ("problems", "filter", "train", "evaluate"),
     ),
@@ -74,6 +78,7 @@ SECTIONS = {
     "train": "students.train:Config",
     "evaluate": "distill.evaluate.stage:Config",
     "export": "distill.export.stage:Config",
+    "publish": "distill.publish.settings:Config",
 }
 """Settings class of each section of an experiment."""
 
@@ -97,7 +102,8 @@ class Done:
 def stages_of(arm: Arm, file: str, stages: Sequence[Stage] = STAGES) -> list[Stage]:
     """The stages an arm asks for, in order. Raises ConfigError if one lacks a section or an input it needs.
 
-    A section whose settings say that they ask for nothing (`export: []`) is no stage.
+    A section whose settings say that they ask for nothing (`export: []`) is no stage, nor is `verify:` where there are
+    no answers but those that `evaluate` draws itself: it then says how these are graded.
     """
     present = [
         stage
@@ -107,6 +113,9 @@ def stages_of(arm: Arm, file: str, stages: Sequence[Stage] = STAGES) -> list[Sta
     if not present:
         raise ConfigError(f"{file}: no stage to run; it has none of {', '.join(s.name for s in stages)}")
     provided = {stage.stands_for or stage.name for stage in present}
+    if "evaluate" in provided and "sample" not in provided:
+        present = [stage for stage in present if stage.name != "verify"]
+        provided.discard("verify")
     if {"sample", "import"} <= {stage.name for stage in present}:
         raise ConfigError(f"{file}: `sample` and `import` are two ways to get answers; give one of them")
     for stage in present:
@@ -238,7 +247,14 @@ class Runner:
             )
             say(f"{stage.name:<9} starts{label}")
             started, began_s = datetime.now(UTC), time.monotonic()
-            report: Report = module.run(self._stage_run(stage, folder, inputs, sections, seed))
+            self._make_again(arm, seed, inputs.values())
+            try:
+                report: Report = module.run(self._stage_run(stage, folder, inputs, sections, seed))
+            except (OSError, DistillError) as error:
+                unpublished = _unpublished(error, inputs.values())
+                if unpublished is None:
+                    raise
+                raise DistillError(f"{stage.name}: {unpublished}") from error
             return rundir.finish(
                 folder,
                 {
@@ -256,6 +272,30 @@ class Runner:
                     "seconds": round(time.monotonic() - began_s, 3),
                 },
             )
+
+    def _make_again(self, arm: Arm, seed: int, inputs: Iterable[Done]) -> None:
+        """Fill pulled stages that read no other stage: what they make must be, byte for byte, what was published."""
+        for done in inputs:
+            lacking = sorted(name for name in rundir.absent(done.folder) if not rundir.unhashed(name))
+            if done.stage.inputs or not lacking:
+                continue
+            say(f"{done.stage.name:<9} was pulled without its files; they are made again from its source")
+            again = done.folder / "work" / "again"
+            shutil.rmtree(again, ignore_errors=True)
+            again.mkdir(parents=True)
+            done.stage.load().run(self._stage_run(done.stage, again, {}, _sections(arm, done.stage), seed))
+            made, published = rundir.outputs_of(again), done.manifest.data["files"]
+            for name in lacking:
+                if made.get(name) != published[name]:
+                    raise DistillError(
+                        f"{done.folder / name}: made again from its source, it is not what was published; "
+                        "the source, or the code that reads it, has changed since"
+                    )
+            for name in lacking:
+                (done.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (again / name).replace(done.folder / name)
+            shutil.rmtree(done.folder / "work")
+            files.write_json(done.folder / rundir.ABSENT, sorted(rundir.absent(done.folder) - set(lacking)))
 
     def _stage_run(
         self, stage: Stage, folder: Path, inputs: Mapping[str, Done], sections: Mapping[str, Settings], seed: int
@@ -288,6 +328,19 @@ def _sections(arm: Arm, stage: Stage) -> dict[str, Settings]:
     """The sections that a stage reads, those in parentheses where the arm has them."""
     names = [name.strip("()") for name in stage.sections]
     return {name: arm.sections[name] for name in names if name in arm.sections}
+
+
+def _unpublished(error: OSError | DistillError, inputs: Iterable[Done]) -> str | None:
+    """What to say of a fault that names a file which a pulled stage does not have; None if it has another cause."""
+    for done in inputs:
+        for name in sorted(rundir.absent(done.folder)):
+            for place in (done.folder / name, done.folder / Path(name).parts[0]):
+                if str(place) in str(error) and not place.exists():
+                    return (
+                        f"needs {done.folder.name}/{name}, which was not published with this run; "
+                        f"remove {done.folder} and run the experiment to make it anew"
+                    )
+    return None
 
 
 def _about(

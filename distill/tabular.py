@@ -264,14 +264,14 @@ def matched(value: str | None, pattern: str | None) -> str | None:
     return (matches[-1][1] if matches[-1].re.groups else matches[-1][0]).strip()
 
 
-def with_options(question: str, options: Sequence[str]) -> str:
-    """The question with its options under letters.
+def with_options(question: str, options: Sequence[str], mark: str = ".") -> str:
+    """The question with its options under letters, which `mark` follows.
 
     >>> with_options("2+2?", ["3", "4"])
     '2+2?\\n\\nA. 3\\nB. 4'
     """
     return f"{question.rstrip()}\n\n" + "\n".join(
-        f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)
+        f"{letter}{mark} {option}" for letter, option in zip(LETTERS, options, strict=False)
     )
 
 

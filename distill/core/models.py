@@ -16,10 +16,10 @@ from distill.core.records import ModelIdentity
 EMBEDDED = {"embedded-teacher": "teachers.embedded", "embedded-student": "students.embedded"}
 """The two models that come with the package, by the package that holds them."""
 
-SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-"""What is fetched from the Hub: no pickles, no code."""
+SAFE_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+"""What is fetched from the Hub: no pickles, no code. The card states the licence."""
 
-TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model"]
+TEXT_FILES = ["*.json", "*.jinja", "*.txt", "*.model", "README.md"]
 """What of it is there without the weights."""
 
 
@@ -104,6 +104,13 @@ def _resolve(model: str, revision: str | None, wanted: list[str]) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise DistillError(f"model `{model}`: cannot be fetched from the Hub ({reason})") from error
+
+
+def transport_faults() -> type[Exception]:
+    """What the Hub's client raises where there was no answer: the base of its HTTP library, httpx or httpx2."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__bases__[0]
 
 
 def base_of(folder: Path) -> str | None:

@@ -191,6 +191,24 @@ class Engine(Protocol):
         """Free the model."""
 
 
+class Codec(Protocol):
+    """A model's own tokenizer, without the model. Engines that can continue an answer have a module function
+
+        codec(config, model, revision=None) -> Codec
+
+    which raises DistillError where these settings leave it none; `close` ends what it may have started.
+    """
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text; tags and special tokens in it are one id where the vocabulary has them."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text, special tokens included; half a character becomes U+FFFD."""
+
+    def close(self) -> None:
+        """Free it."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """A verifier's word on one answer, before it is tied to a sample."""

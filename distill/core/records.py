@@ -120,10 +120,16 @@ class ModelIdentity:
     vocab_size: int | None = None
 
 
-def sample_key(messages: tuple[Message, ...], model_id: str, sampling: Sampling, index: int) -> str:
-    """Key of one paid answer: messages (system prompt included), model, sampling settings, sample index. 64 hex."""
+def sample_key(
+    messages: tuple[Message, ...], model_id: str, sampling: Sampling, index: int, prefix_ids: tuple[int, ...] = ()
+) -> str:
+    """Key of one paid answer: messages (system prompt included), model, sampling settings, sample index. 64 hex.
+
+    Of an answer that was continued, the ids that it was continued from count too.
+    """
     turns = [[message.role, message.content] for message in messages]
-    return digest({"messages": turns, "model": model_id, "sampling": sampling.keyed(), "index": index})
+    more = {"prefix": list(prefix_ids)} if prefix_ids else {}  # absent where empty: keys of old answers hold
+    return digest({"messages": turns, "model": model_id, "sampling": sampling.keyed(), "index": index} | more)
 
 
 @dataclass(frozen=True)

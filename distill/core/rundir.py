@@ -29,6 +29,8 @@ from distill.core.errors import Busy, ConfigError, DistillError
 
 MANIFEST = "manifest.json"
 INDEX = "run.json"
+ABSENT = "absent.json"
+"""In a stage that was pulled from the Hub: names of those outputs that were not published with it."""
 UNHASHED = ("timing.json", "*.log")
 """Outputs that hold clock figures: kept, but no part of a stage's content."""
 PACKAGES = (
@@ -57,6 +59,7 @@ def folder_name(stage: str, key: str) -> str:
 def finished(folder: Path, key: str) -> Manifest | None:
     """The manifest of a finished stage, or None if it is not done: no manifest, or an output missing or resized.
 
+    A pulled stage is done without the outputs that were not published: its content is known by their hashes.
     Raises DistillError if the folder belongs to another key (a collision, or a hand-made folder).
     """
     path = folder / MANIFEST
@@ -65,11 +68,25 @@ def finished(folder: Path, key: str) -> Manifest | None:
     data = json.loads(path.read_text(encoding="utf-8"))
     if data["key"] != key:
         raise DistillError(f"{path}: holds key {data['key'][:12]}, not {key[:12]}; move the folder away")
+    unpublished = absent(folder)
     for name, about in data["files"].items():
         output = folder / name
+        if name in unpublished:
+            continue
         if not output.is_file() or output.stat().st_size != about["bytes"]:
             return None
     return Manifest(data)
+
+
+def absent(folder: Path) -> frozenset[str]:
+    """Outputs that a pulled stage knows by their hashes alone; none in a stage that was run here."""
+    path = folder / ABSENT
+    return frozenset(files.read_json(path)) if path.exists() else frozenset()
+
+
+def content_of(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """A stage's content: the hash over names and SHA-256 of its outputs, clock figures and logs aside."""
+    return digest({name: about["sha256"] for name, about in outputs.items() if not unhashed(name)})
 
 
 @contextmanager
@@ -116,13 +133,8 @@ def begin(folder: Path) -> None:
 def finish(folder: Path, about: Mapping[str, Any]) -> Manifest:
     """Hash the outputs, write the manifest last, drop the scratch."""
     files.crash_point("stage.outputs-written")
-    outputs = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith("work/") and name != MANIFEST:
-            outputs[name] = {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
-    hashed = {name: facts["sha256"] for name, facts in outputs.items() if not _unhashed(name)}
-    data = {**about, "content": digest(hashed), "files": outputs}
+    outputs = outputs_of(folder)
+    data = {**about, "content": content_of(outputs), "files": outputs}
     files.write_json(folder / MANIFEST, data)
     files.crash_point("manifest.written")
     if (folder / "work").exists():
@@ -130,7 +142,18 @@ def finish(folder: Path, about: Mapping[str, Any]) -> Manifest:
     return Manifest(data)
 
 
-def _unhashed(name: str) -> bool:
+def outputs_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size of every output in a stage's folder, by name."""
+    outputs = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith("work/") and name not in (MANIFEST, ABSENT):
+            outputs[name] = {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+    return outputs
+
+
+def unhashed(name: str) -> bool:
+    """Whether an output is kept without being part of the stage's content."""
     return any(fnmatch(Path(name).name, pattern) for pattern in UNHASHED)
 
 
@@ -160,10 +183,11 @@ def read_index(run: Path) -> dict[str, Any]:
     return index
 
 
-def student_of(run: Path, arm: str | None = None, seed: int | None = None) -> Path:
+def student_of(run: Path, arm: str | None = None, seed: int | None = None, step: int | None = None) -> Path:
     """Folder of the trained student of a run: of the first arm and seed unless named.
 
-    Raises DistillError if that arm or seed is unknown or not trained yet.
+    `step` asks for what it was at that step, where that was kept. Raises DistillError if that arm or seed is unknown or
+    not trained yet, or the step was not kept.
     """
     arms = read_index(run)["arms"]
     arm = arm if arm is not None else next(iter(arms))
@@ -175,4 +199,25 @@ def student_of(run: Path, arm: str | None = None, seed: int | None = None) -> Pa
         raise DistillError(f"{run}: arm `{arm}` has no seed {chosen}; it has {', '.join(by_seed)}")
     if "train" not in by_seed[chosen]:
         raise DistillError(f"{run}: arm `{arm}` is not trained yet; `distill train` its experiment first")
-    return run / str(by_seed[chosen]["train"]["folder"]) / "student"
+    train = run / str(by_seed[chosen]["train"]["folder"])
+    return train / "student" if step is None else snapshot_of(train, step)
+
+
+def snapshot_name(step: int) -> str:
+    """Folder of what a student was at a step of its training, beside `student`."""
+    return f"student@{step}"
+
+
+def snapshots(train: Path) -> list[int]:
+    """Steps of which a train stage kept the student (`train.keep_every`), ascending."""
+    steps = (path.name.removeprefix("student@") for path in train.glob("student@*"))
+    return sorted(int(step) for step in steps if step.isdecimal())
+
+
+def snapshot_of(train: Path, step: int) -> Path:
+    """Folder of what the student of a train stage was at this step. Raises DistillError if that was not kept."""
+    kept = snapshots(train)
+    if step not in kept:
+        there = ", ".join(map(str, kept)) if kept else "none; set `train.keep_every` and train anew"
+        raise DistillError(f"{train}: the student of step {step} was not kept; there is {there}")
+    return train / snapshot_name(step)

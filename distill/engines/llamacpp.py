@@ -26,7 +26,7 @@ from distill.core.config import Settings, Unkeyed, digest
 from distill.core.errors import DistillError
 from distill.core.files import read_json
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Codec, Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.text.chat import Prompt, decode
 from distill.text.think import CLOSE, OPEN, thinking_length
@@ -84,6 +84,16 @@ def build(config: Config, model: str, revision: str | None = None) -> LlamaCppEn
     return LlamaCppEngine(config, model, revision)
 
 
+def codec(config: Config, model: str, revision: str | None = None) -> Codec:
+    """The folder's tokenizer alone; of a bare file its own vocabulary, which the server reads."""
+    path = resolve(model, revision)
+    if not path.is_dir():
+        return LlamaCppEngine(config, model, revision)
+    from distill.text.chat import TokenizerCodec
+
+    return TokenizerCodec(_text_folder(path))
+
+
 @dataclass(frozen=True)
 class _Job:
     request: Request
@@ -108,8 +118,7 @@ class LlamaCppEngine:
             from distill.text.chat import load_tokenizer
 
             base = models.base_of(path)
-            whole = path if base is None or (path / "tokenizer.json").exists() else resolve(base)
-            self._tokenizer = load_tokenizer(whole)
+            self._tokenizer = load_tokenizer(_text_folder(path))
             shape = read_json((path if base is None else resolve(base)) / "config.json")
             self.context: int | None = shape.get("text_config", shape).get("max_position_embeddings")
             self.file = _converted(path, self.identity.id, config.gguf_type)
@@ -202,12 +211,20 @@ class LlamaCppEngine:
         text = runtime.post("/apply-template", turns)["prompt"]
         before = runtime.post("/apply-template", {**turns, "add_generation_prompt": False})["prompt"]
         start, opened = prefill_start(text, before)
-        ids = [self._tokenise(part) for part in (text[:start], text[start:])]
+        ids = [self.encode(part) for part in (text[:start], text[start:])]
         return Prompt(ids[0], ids[1], opened)
 
-    def _tokenise(self, text: str) -> tuple[int, ...]:
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text, without a BOS, by what the server reads."""
         asked = {"content": text, "add_special": False, "parse_special": True}
         return tuple(self._serve().post("/tokenize", asked)["tokens"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text, special tokens included."""
+        if self._tokenizer is not None:
+            return decode(self._tokenizer, ids)
+        text: str = self._serve().post("/detokenize", {"tokens": list(ids)})["content"]
+        return text
 
     def _draw(self, runtime: Runtime, job: _Job) -> Completion:
         """One answer; one that the server refuses or does not finish in time carries the error."""
@@ -247,7 +264,7 @@ class LlamaCppEngine:
         reason: FinishReason = "stop" if reply["stop_type"] == "eos" else "length"
         text = reply["content"]
         if self._tokenizer is not None:
-            text = self._decode(ids[:-1] if reason == "stop" else ids)
+            text = self.decode(ids[:-1] if reason == "stop" else ids)
         k = job.request.sampling.top_logprobs
         return Completion(
             key=job.request.key,
@@ -269,16 +286,13 @@ class LlamaCppEngine:
     def _thinking(self, ids: tuple[int, ...]) -> int | None:
         """How many of the ids are thinking. None for a file alone whose vocabulary has no token for the close tag."""
         if self._tokenizer is not None:
-            return thinking_length(ids, self._decode)
+            return thinking_length(ids, self.decode)
         if self._close_tag is None:
-            self._close_tag = self._tokenise(CLOSE)
+            self._close_tag = self.encode(CLOSE)
         if len(self._close_tag) != 1:
             return None
         (close,) = self._close_tag
         return thinking_length(ids, lambda part: CLOSE * list(part).count(close))
-
-    def _decode(self, ids: Sequence[int]) -> str:
-        return decode(self._tokenizer, ids)
 
     # ---- the server
 
@@ -298,6 +312,12 @@ class LlamaCppEngine:
             settings = RuntimeSettings(whole, self.config.slots, self.config.threads, self.config.exact)
             self._runtime = Runtime(self.file, settings)
         return self._runtime
+
+
+def _text_folder(folder: Path) -> Path:
+    """Where a model folder's tokenizer is: an adapter without one has its base's."""
+    base = models.base_of(folder)
+    return folder if base is None or (folder / "tokenizer.json").exists() else resolve(base)
 
 
 def _needed(job: _Job) -> int:

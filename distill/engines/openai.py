@@ -23,7 +23,7 @@ from distill.core.config import Unkeyed, digest
 from distill.core.errors import ConfigError, DistillError
 from distill.core.files import read_json
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Request, ScoreRequest
+from distill.core.protocols import Codec, Completion, Request, ScoreRequest
 from distill.core.records import ModelIdentity
 from distill.served import wire
 from distill.served.client import Client, Timeouts
@@ -56,6 +56,9 @@ KEPT_PROMPTS = 1024
 
 LARGEST_ONLY = True
 """A server sends the largest log-probabilities of a token, never all of them."""
+
+
+NO_PREFIX = "only `api: completions` with a `tokenizer` can continue an answer"
 
 
 class Config(ServedSettings):
@@ -112,6 +115,11 @@ class Config(ServedSettings):
         return self
 
     @property
+    def continues(self) -> bool:
+        """Whether answers can be continued from their ids."""
+        return self.api == "completions" and self.tokenizer is not None
+
+    @property
     def urls(self) -> list[str]:
         """The endpoints."""
         return [self.url] if isinstance(self.url, str) else self.url
@@ -154,6 +162,16 @@ def build(config: Config, model: str, revision: str | None = None) -> ServedEngi
         return ScoreSender(sender, asked, top_k, sender.form.model, size, config.scored_tokens)
 
     return ServedEngine("openai", identity, config, sender, endpoints, scorer)
+
+
+def codec(config: Config, model: str, revision: str | None = None) -> Codec:
+    """The tokenizer of the folder `tokenizer`. Raises DistillError where answers cannot be continued."""
+    from distill.text.chat import TokenizerCodec
+
+    del revision
+    if config.tokenizer is None or not config.continues:
+        raise DistillError(f"model {model}: {NO_PREFIX}")
+    return TokenizerCodec(resolve(config.tokenizer))
 
 
 class Sender:
@@ -204,7 +222,7 @@ class Sender:
         """Refuse what cannot fit the context, and a prefix where only messages can be sent."""
         name, limit = self.form.model, request.sampling.max_tokens
         if request.prefix_ids and (self.form.api == "chat" or self._tokenizer is None):
-            raise DistillError(f"model {name}: only `api: completions` with a `tokenizer` can continue an answer")
+            raise DistillError(f"model {name}: {NO_PREFIX}")
         if self.context is None or wire.prompt_bound(request.messages) + limit <= self.context:
             return
         count = await self._count(request)

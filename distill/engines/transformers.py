@@ -31,7 +31,7 @@ from distill.core.config import Settings, Unkeyed, digest
 from distill.core.device import DeviceName, DtypeName, Placement, place
 from distill.core.errors import DistillError
 from distill.core.models import base_of, resolve
-from distill.core.protocols import Completion, Keep, Request, SampledLogprobs, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Codec, Completion, Keep, Request, SampledLogprobs, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.text.think import thinking_length
 
@@ -92,6 +92,16 @@ def identify(config: Config, model: str, revision: str | None = None) -> ModelId
 def build(config: Config, model: str, revision: str | None = None) -> TransformersEngine:
     """Load the model. Raises DistillError where that cannot be, or where its tokenizer does not fit it."""
     return TransformersEngine(config, model, revision)
+
+
+def codec(config: Config, model: str, revision: str | None = None) -> Codec:
+    """The model's tokenizer alone; an adapter's, where it brings one, else its base's."""
+    from distill.text.chat import TokenizerCodec
+
+    del config
+    folder = _folder(model, revision)
+    base = base_of(folder)
+    return TokenizerCodec(folder if base is None or (folder / "tokenizer.json").exists() else _folder(base))
 
 
 class TransformersEngine:

@@ -27,7 +27,7 @@ from distill.core import models, plugins
 from distill.core.config import Settings, Unkeyed, digest
 from distill.core.errors import DistillError, MissingExtra
 from distill.core.models import resolve
-from distill.core.protocols import Completion, Keep, Request, ScoreRequest, TokenLogprobs
+from distill.core.protocols import Codec, Completion, Keep, Request, ScoreRequest, TokenLogprobs
 from distill.core.records import FinishReason, Message, ModelIdentity, Sampling
 from distill.served.logprobs import Row, as_logprobs
 from distill.text.think import thinking_length
@@ -78,6 +78,14 @@ def identify(config: Config, model: str, revision: str | None = None) -> ModelId
 def build(config: Config, model: str, revision: str | None = None) -> VllmEngine:
     """Load the model. Raises DistillError where vLLM cannot."""
     return VllmEngine(config, model, revision)
+
+
+def codec(config: Config, model: str, revision: str | None = None) -> Codec:
+    """The model's tokenizer alone."""
+    from distill.text.chat import TokenizerCodec
+
+    del config
+    return TokenizerCodec(_folder(model, revision))
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ def run(stage: StageRun) -> Report:
             answers = greedy(test, sampling, engine, str(written.path), stage, written.name)
             entry = with_answers(entry, own, answers, test, made.bounds())
         entries.append(entry)
-    return finish(stage.out, entries, len(test))
+    told = finish(stage.out, entries, len(test))
+    return replace(told, data={**told.data, "base_licence": metadata.get("licence")})  # for whoever publishes the run
 
 
 def export_folder(
@@ -380,19 +381,20 @@ def _shown(figure: float | None, form: str) -> str:
 
 
 def _problems(stage: StageRun, config: Config) -> list[Problem]:
-    """The first so many of the problems that the student was evaluated on."""
-    split = files.read_json(stage.inputs["evaluate"] / "results.json")["split"]
-    found = [p for p in tables.stream(stage.inputs["problems"] / "problems.parquet", Problem) if p.split == split]
+    """The first so many of the experiment's own problems, of the split that was evaluated."""
+    results = files.read_json(stage.inputs["evaluate"] / "results.json")
+    path = stage.inputs["problems"] / "problems.parquet"
+    found = [p for p in tables.stream(path, Problem) if p.split == results["split"]]
     return found[: config.problems]
 
 
 def _sampling(evaluated: Path) -> Sampling:
     """Greedy, with the limit and the template's form that the student was evaluated with."""
-    results = files.read_json(evaluated / "results.json")
-    said = results["sampling"]
-    of_student = [entry["thinking"] for entry in results["models"] if entry["name"] == "student"]
-    thinking = of_student[0] if of_student else said["thinking"]
-    return Sampling(temperature=0.0, max_tokens=said["max_tokens"], thinking=thinking)
+    tasks = files.read_json(evaluated / "results.json")["tasks"]
+    task = next((task for task in tasks if task["name"] == "problems"), tasks[0])
+    of_student = [entry["thinking"] for entry in task["models"] if entry["name"] == "student"]
+    thinking = of_student[0] if of_student else task["sampling"]["thinking"]
+    return Sampling(temperature=0.0, max_tokens=task["sampling"]["max_tokens"], thinking=thinking)
 
 
 def _exact(written: Written) -> Choice:

@@ -7,17 +7,17 @@ from pydantic import PositiveFloat, PositiveInt
 from distill.core.config import Settings
 from distill.core.protocols import Screen
 from distill.core.records import Trace
-from distill.text.loops import repeated_share
+from distill.text.loops import END_TOKENS, LOOP, LOOP_AT_THE_END, repeated_share
 
 
 class Config(Settings):
     """Settings of the `repetition` filter."""
 
-    max_ratio: PositiveFloat = 0.6
+    max_ratio: PositiveFloat = LOOP
     """Largest share of tokens in repeated phrases, over the whole trace."""
-    max_tail_ratio: PositiveFloat = 0.75
+    max_tail_ratio: PositiveFloat = LOOP_AT_THE_END
     """The same over its last `tail_tokens`: a trace that ends in a loop."""
-    tail_tokens: PositiveInt = 600
+    tail_tokens: PositiveInt = END_TOKENS
     """How many tokens (words and signs) the end is."""
     ngram: PositiveInt = 16
     """A phrase is so many tokens. Shorter ones come back in any honest calculation."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from distill.core.protocols import Completion
 from distill.core.records import ModelIdentity, ReasoningKind, Sample, Sampling
 from distill.core.shards import ShardInfo
-from distill.rollout.asks import Ask
+from distill.rollout.asks import Ask, Prefix
 from distill.rollout.meter import Prices
 from distill.text.think import THINK, Dialect, split_think
 
@@ -21,11 +23,16 @@ def as_sample(
     dialect: Dialect = THINK,
     prices: Prices | None = None,
 ) -> Sample:
-    """The record of one completion, with reasoning and answer apart.
+    """The record of one completion, with reasoning and answer apart; one that continues a prefix is kept with it.
 
     Its cost is that of its own tokens: what failed tries cost is the ledger's to keep, so that an answer is the same
-    however it came.
+    however it came. A prefix is read, not written.
     """
+    given, settings = 0, sampling.keyed()
+    if ask.prefix is not None:
+        completion, given = _continued(completion, ask.prefix, dialect), len(ask.prefix.ids)
+        settings |= {"prefix_tokens": given}  # apart from answers that were drawn from their beginning
+    read, written = completion.prompt_tokens + given, completion.completion_tokens - given
     thinker = completion.opened or sampling.thinking is True
     split = split_think(
         completion.text, opened=completion.opened, thinker=thinker, dialect=dialect, apart=completion.reasoning
@@ -56,9 +63,27 @@ def as_sample(
         completion_tokens=completion.completion_tokens,
         reasoning_tokens=0 if kind == "none" else completion.reasoning_tokens,
         latency_s=completion.latency_s,
-        cost=None if prices is None else prices.of(completion.prompt_tokens, completion.completion_tokens),
+        cost=None if prices is None else prices.of(read, written),
         error=completion.error,
-        settings=sampling.keyed(),
+        settings=settings,
+    )
+
+
+def _continued(drawn: Completion, prefix: Prefix, dialect: Dialect) -> Completion:
+    """The whole answer of which the prefix was given and the rest was drawn."""
+    prompt_tokens = drawn.prompt_tokens
+    if drawn.prompt_ids is not None:  # a server counts what it was given as prompt
+        prompt_tokens = len(drawn.prompt_ids) + len(drawn.prefill_ids or ())
+    thinking = prefix.thinking
+    if thinking is None or dialect.close in drawn.text:
+        thinking = None if drawn.reasoning_tokens is None else len(prefix.ids) + drawn.reasoning_tokens
+    return replace(
+        drawn,
+        text=prefix.text + drawn.text,
+        completion_ids=None if drawn.completion_ids is None else prefix.ids + drawn.completion_ids,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=len(prefix.ids) + drawn.completion_tokens,
+        reasoning_tokens=thinking,
     )
 
 

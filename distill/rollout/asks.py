@@ -16,11 +16,22 @@ from typing import NamedTuple, TypeVar
 from distill.core.config import canonical
 from distill.core.plugins import Choice
 from distill.core.protocols import Engine
-from distill.core.records import ModelIdentity, Problem, Sampling
+from distill.core.records import Message, ModelIdentity, Problem, Sampling
 from distill.rollout.meter import Prices
 from distill.text.think import THINK, Dialect
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The beginning of an answer that is to be continued: fed after the prompt as it is, and part of what is kept."""
+
+    ids: tuple[int, ...]
+    text: str
+    """What the ids say."""
+    thinking: int | None
+    """How many of them are thinking, its end included; None: thinking goes on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,9 @@ class Ask:
     indices: range
     rationalised: bool = False
     """Asked with a hint: such answers are marked, and keep neither the prompt's ids nor log-probabilities."""
+    prefix: Prefix | None = None
+    """Continue from here: only what follows is bought, under a key that these ids are part of. The limit is that of the
+    whole answer."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +107,22 @@ class Standing(Teacher):
         assert engine is self.loaded.engine
 
 
+def as_asked(problem: Problem, *, system: str | None = None, after: Iterable[str | None] = ()) -> Problem:
+    """The problem as it is put to a model; its id stays.
+
+    A system prompt goes before its turns, unless it brought its own; texts go, in their order, after its last user
+    turn, each on a line of its own. What is None or empty adds nothing.
+    """
+    messages = list(problem.messages)
+    if system and not any(message.role == "system" for message in messages):
+        messages.insert(0, Message("system", system))
+    for text in after:
+        if text:
+            last = max(place for place, message in enumerate(messages) if message.role == "user")
+            messages[last] = Message("user", f"{messages[last].content}\n{text}")
+    return replace(problem, messages=tuple(messages))
+
+
 def identify(engine: Choice, model: str, revision: str | None = None) -> ModelIdentity:
     """Identity of a model on an engine, without loading it."""
     more = () if revision is None else (revision,)
@@ -117,11 +147,7 @@ class Plan:
     def __init__(self, asks: Iterable[Ask], sampling: Sampling, identity: ModelIdentity) -> None:
         self.asks: Sequence[Ask] = list(asks)
         self.sampling, self.identity = sampling, identity
-        after = f',"model":{canonical(identity.id)},"sampling":{canonical(sampling.keyed())}}}'
-        self._tails = [
-            f',"messages":{canonical([[turn.role, turn.content] for turn in ask.problem.messages])}{after}'.encode()
-            for ask in self.asks
-        ]
+        self._tails = [_tail(ask, canonical(identity.id), canonical(sampling.keyed())) for ask in self.asks]
         self.total = sum(len(ask.indices) for ask in self.asks)
 
     def key(self, place: int, index: int) -> str:
@@ -158,6 +184,13 @@ class Plan:
             part = [wanted for wanted in chunk if self.asks[wanted.place].rationalised == rationalised]
             if part:
                 yield 0 if rationalised else self.sampling.top_logprobs, part
+
+
+def _tail(ask: Ask, model: str, sampling: str) -> bytes:
+    """What follows the index in the JSON that a key is the digest of; `model` and `sampling` are JSON already."""
+    messages = canonical([[turn.role, turn.content] for turn in ask.problem.messages])
+    prefix = "" if ask.prefix is None else f',"prefix":{canonical(list(ask.prefix.ids))}'
+    return f',"messages":{messages},"model":{model}{prefix},"sampling":{sampling}}}'.encode()
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

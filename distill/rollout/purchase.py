@@ -254,7 +254,8 @@ class _Purchase:
 
     def _request(self, wanted: Wanted) -> Request:
         ask = self.plan.asks[wanted.place]
-        return Request(wanted.key, ask.problem.messages, self.plan.sampling_of(ask))
+        prefix_ids = () if ask.prefix is None else ask.prefix.ids
+        return Request(wanted.key, ask.problem.messages, self.plan.sampling_of(ask), prefix_ids)
 
     def _has_room(self) -> bool:
         """Wait until what is handed out and not on disk is less than the engine's window; False: the run has ended.

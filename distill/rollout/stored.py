@@ -45,13 +45,19 @@ def collect(
     revision: str | None = None,
     dialect: Dialect = THINK,
 ) -> list[Sample]:
-    """`n` answers to each problem, ordered by problem and index: `fill` and `read`, for as many as fit in memory.
+    """`n` answers to each problem, ordered by problem and index; see `gather`."""
+    asks = [Ask(problem, range(n)) for problem in problems]
+    return gather(asks, sampling, Teacher(engine, model, revision, dialect), workspace, label=label)
+
+
+def gather(
+    asks: Sequence[Ask], sampling: Sampling, teacher: Teacher, workspace: Workspace, *, label: str
+) -> list[Sample]:
+    """Every answer that is asked for, in order of the asks and of their indices; what the ledger lacks is bought.
 
     An answer that failed comes back with `finish_reason="error"` and is owed: it is asked for again next time. Raises
     DistillError if all failed.
     """
-    teacher = Teacher(engine, model, revision, dialect)
-    asks = [Ask(problem, range(n)) for problem in problems]
     failed: dict[str, Sample] = {}
 
     def keep(sample: Sample) -> None:

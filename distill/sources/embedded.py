@@ -161,6 +161,48 @@ def readable(item: Item) -> list[str]:
     return steps
 
 
+def one_step_question(kind: str, step: str, rng: random.Random) -> str:
+    """A question in the words of `kind` that `step` alone answers: for `12*3=36`, "Tom buys 3 pens at 12 coins ..."."""
+    a, sign, b = re.split(r"([-+*/])", step.split("=")[0])
+    ask = rng.choice(("What is {}?", "Compute {}.", "Find the value of {}."))
+    name, (one, two) = rng.choice(NAMES), rng.sample(GOODS, 2)
+    who = rng.choice(VEHICLES)
+    if kind == "equation":
+        left = {"*": f"{b}x", "+": f"x+{b}", "-": f"x-{b}", "/": f"{b}x={a}"}[sign]
+        if sign == "/":
+            return rng.choice((f"Solve {left}.", f"If {left}, what is x?", f"Given that {left}, find x."))
+        if sign in "+-" and rng.random() < 0.5:
+            left = f"x{'-' if sign == '+' else '+'}{b}={a}"
+            return rng.choice((f"Solve {left}.", f"If {left}, what is x?", f"Given that {left}, find x."))
+        return rng.choice((f"If x={a}, what is {left}?", f"Given that x={a}, find {left}."))
+    if kind == "shop" and sign == "*":
+        return rng.choice(
+            (
+                f"{name} buys {b} {one} at {a} coins each. How much is that?",
+                f"{name} wants {b} {one} for {a} coins each. What is the total cost?",
+            )
+        )
+    if kind == "shop" and sign == "+":
+        ask = rng.choice(("How much is that?", "What is the total cost?"))
+        return f"{name} buys {one} for {a} coins and {two} for {b} coins. {ask}"
+    if kind == "shop" and sign == "-":
+        ask = rng.choice((f"How much is left of {a} coins?", f"What is the change from {a} coins?"))
+        return f"{name} buys {one} for {b} coins. {ask}"
+    if kind == "distance" and sign == "*":
+        drives = f"{who} {rng.choice(('drives', 'travels', 'goes'))} {b} hours at {a} km per hour."
+        return f"{drives} {rng.choice(('How far does it get?', 'How many km is that?'))}"
+    if kind == "distance" and sign == "+":
+        if rng.random() < 0.5:
+            return f"{who} drives {a} km, then {b} km. {rng.choice(('How far does it get?', 'How many km is that?'))}"
+        return f"Two cars drive towards each other at {a} and {b} km per hour. How fast do they close in?"
+    if kind == "distance" and sign == "-":
+        if rng.random() < 0.5:
+            return f"Two cars are {a} km apart and drive {b} km towards each other. How far apart are they?"
+        rest = (f"How far is it still to a town {a} km away?", f"How much is left of a trip of {a} km?")
+        return f"{who} drives {b} km. {rng.choice(rest)}"
+    return ask.format(f"{a}{sign}{b}")
+
+
 def _draw_one(pool: str, kind: str, level: int, rng: random.Random) -> Item:
     while True:
         match kind:

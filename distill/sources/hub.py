@@ -9,7 +9,7 @@ is ever run: those that need a script are refused. Name a `revision`, or what is
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from distill.core import plugins
 from distill.core.config import Unkeyed, digest
 from distill.core.errors import DistillError
 from distill.core.files import sha256_file
+from distill.core.models import transport_faults
 from distill.core.records import Problem, Split
 from distill.core.stage import say
 
@@ -80,24 +81,35 @@ def build(config: Config, counts: Mapping[Split, int | None]) -> Iterator[Proble
 
 
 def rows(config: Config) -> Iterator[tuple[str, tabular.Row]]:
-    """Yield (where, row), numbered from 1, at most `rows`; of `layout: columns` only the columns named are decoded."""
+    """The rows that the settings name; of `layout: columns` only the columns named are decoded."""
+    return read(
+        config.path, config.name, config.from_split, config.revision or current(config.path),
+        columns=config.named if config.layout == "columns" else None, streaming=config.streaming, most=config.rows,
+    )  # fmt: skip
+
+
+def read(
+    path: str, name: str | None, split: str, revision: str | None, *,
+    columns: Collection[str] | None = None, streaming: bool = False, most: int | None = None,
+) -> Iterator[tuple[str, tabular.Row]]:  # fmt: skip
+    """Yield (where, row) of a split, numbered from 1, at most `most`; only the columns named, where any are.
+
+    Raises DistillError, in one line, for what cannot be had or read.
+    """
     from datasets import disable_progress_bars, load_dataset
 
     disable_progress_bars()
-    revision = config.revision or current(config.path)
-    named = f"{config.path} {config.name or ''}".strip()
-    with _one_line(named, config.from_split):
-        data: Any = load_dataset(
-            config.path, config.name, split=config.from_split, revision=revision, streaming=config.streaming
-        )
+    named = f"{path} {name or ''}".strip()
+    with _one_line(named, f"split {split}"):
+        data: Any = load_dataset(path, name, split=split, revision=revision, streaming=streaming)
         there = data.column_names
-        if config.layout == "columns" and there is not None:
-            if missing := sorted(name for name in config.named if not {name, name.partition(".")[0]} & set(there)):
-                raise DistillError(f"problems: data set {named}: no column `{missing[0]}`; it has {', '.join(there)}")
-            wanted = config.named | {name.partition(".")[0] for name in config.named}
-            data = data.select_columns([name for name in there if name in wanted])
-        for number, row in enumerate(itertools.islice(data, config.rows), 1):
-            yield f"{named} {config.from_split}:{number}", row
+        if columns is not None and there is not None:
+            if missing := sorted(column for column in columns if not {column, column.partition(".")[0]} & set(there)):
+                raise DistillError(f"data set {named}: no column `{missing[0]}`; it has {', '.join(there)}")
+            wanted = {*columns, *(column.partition(".")[0] for column in columns)}
+            data = data.select_columns([column for column in there if column in wanted])
+        for number, row in enumerate(itertools.islice(data, most), 1):
+            yield f"{named} {split}:{number}", row
 
 
 def current(path: str) -> str | None:
@@ -109,26 +121,42 @@ def current(path: str) -> str | None:
 
     try:
         commit: str | None = HfApi().dataset_info(path, timeout=10).sha
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError):
+    except (HfHubHTTPError, transport_faults(), OfflineModeIsEnabled, OSError, ValueError):
         return None  # loading says what is wrong, or reads the copy that is stored here
-    say(f"problems  {path} is read as of {commit}; set `revision: {commit}` to keep to that")
+    say(f"{path} is read as of {commit}; set `revision: {commit}` to keep to that")
     return commit
 
 
+def fetched(path: str, names: Sequence[str], revision: str | None) -> list[Path]:
+    """Files of a data set of the Hub, as they lie there, fetched to this machine: for one that needs a script to load.
+
+    Raises DistillError if one cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    revision = revision or current(path)
+    files = []
+    for name in names:
+        with _one_line(path, f"file {name}"):
+            files.append(Path(hf_hub_download(path, name, repo_type="dataset", revision=revision)))
+    return files
+
+
 @contextmanager
-def _one_line(named: str, split: str) -> Iterator[None]:
+def _one_line(named: str, what: str) -> Iterator[None]:
     """Errors of the data set libraries as one line that says what to look at."""
     from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HfHubHTTPError
     from pyarrow import ArrowException
 
+    theirs = (DatasetsError, HfHubHTTPError, transport_faults(), ArrowException)
     try:
         yield
     except DistillError:
         raise
-    except (DatasetsError, HfHubHTTPError, ArrowException, OSError, ValueError, RuntimeError, KeyError) as error:
+    except (*theirs, OSError, ValueError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise DistillError(
-            f"problems: data set {named}, split {split}: cannot be read ({reason}); check its id, `name`, "
+            f"data set {named}, {what}: cannot be read ({reason}); check its id, `name`, "
             "`from_split` and `revision`, and whether you have access and a network"
         ) from error

@@ -2,14 +2,15 @@
 
     problems: {source: {mmlu: {path: dev.csv}}}
 
-The options are rendered into the question under letters; the gold is the letter. MMLU-Pro's `options` (up to ten) and
-the original files without a header are read, too.
+The options are rendered into the question under letters; the gold is the letter. MMLU-Pro's `options` (up to ten, the
+place of the right one in `answer_index`) and the original files without a header are read, too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from distill import tabular
 from distill.core import jsonl
@@ -51,7 +52,18 @@ def to_problem(row: tabular.Row, where: str) -> Problem:
             )
     subject = next((jsonl.text(row, name, where) for name in SUBJECTS if row.get(name)), None) or ""
     columns = tabular.Columns(options=options, licence="MIT")
-    return replace(tabular.mapped(row, where, columns, "mmlu"), domain=subject.replace("_", " "))
+    count = len(options) if isinstance(options, list) else len(row[options] or ())
+    problem = tabular.mapped({**row, "answer": _right(row, count, where)}, where, columns, "mmlu")
+    return replace(problem, domain=subject.replace("_", " "))
+
+
+def _right(row: tabular.Row, count: int, where: str) -> Any:
+    """The place of the right one of `count` options; a letter is never taken for the text of an option (`A`, `AB`)."""
+    if row.get("answer_index") is not None:
+        return row["answer_index"]
+    answer = jsonl.field(row, "answer", where)
+    letters = list(tabular.LETTERS[:count])
+    return letters.index(answer.strip()) if isinstance(answer, str) and answer.strip() in letters else answer
 
 
 def _rows(path: str) -> Iterator[tuple[str, tabular.Row]]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from distill.core import tables
 from distill.core.errors import DistillError
 from distill.core.plugins import Choice
-from distill.core.protocols import Answer, Verifier
+from distill.core.protocols import Verifier
 from distill.core.records import LabelSource, Problem, Sample
+from distill.stages.equality import classes
 from distill.text.answers import extract, gold_fault
 
 FILE = "labels.parquet"
@@ -51,10 +51,11 @@ def vote(answers: Mapping[str, Sequence[Sample]], verifier: Choice, threshold: f
     ballots = {problem: Counter(_votes(samples, unmarked)) for problem, samples in answers.items()}
     judge: Verifier = verifier.module().build(verifier.config)
     try:
-        groups = _groups(ballots, judge)
+        groups = classes(ballots, judge)
     finally:
         judge.close()
-    for problem, found in groups.items():
+    for problem, members in groups.items():
+        found = {leader: sum(ballots[problem][text] for text in texts) for leader, texts in members.items()}
         if found:
             first, second = [*sorted(found.values(), reverse=True), 0][:2]
             support = first / len(answers[problem])
@@ -90,31 +91,3 @@ def _votes(samples: Sequence[Sample], unmarked: bool) -> Iterator[str]:
             found = extract(sample.answer, unmarked=unmarked)
             if found is not None and gold_fault(found.text) is None:
                 yield found.text.strip()
-
-
-def _groups(ballots: Mapping[str, Counter[str]], judge: Verifier) -> dict[str, dict[str, int]]:
-    """Votes of each group by the text that leads it, by problem. All problems are compared in step, in few calls."""
-    left = {problem: sorted(votes, key=partial(_rank, votes)) for problem, votes in ballots.items()}
-    groups: dict[str, dict[str, int]] = {problem: {} for problem in ballots}
-    while any(left.values()):
-        pairs = [(problem, texts[0], text) for problem, texts in left.items() for text in texts[1:]]
-        same = _same([(leader, text) for _, leader, text in pairs], judge)
-        joined = {(problem, text) for (problem, _, text), agrees in zip(pairs, same, strict=True) if agrees}
-        for problem, texts in left.items():
-            if texts:
-                members = [texts[0], *(text for text in texts[1:] if (problem, text) in joined)]
-                groups[problem][texts[0]] = sum(ballots[problem][text] for text in members)
-                left[problem] = [text for text in texts[1:] if text not in members]
-    return groups
-
-
-def _rank(votes: Counter[str], text: str) -> tuple[int, bool, int, str]:
-    """Which spelling leads: the most common, and rather a fraction than a decimal, which may be rounded."""
-    return -votes[text], "." in text, len(text), text
-
-
-def _same(pairs: Sequence[tuple[str, str]], judge: Verifier) -> list[bool]:
-    """Whether each of two answers is correct where the other is gold: the verifier's comparison is not symmetric."""
-    there = judge.grade([Answer(text, gold=leader, extracted=True) for leader, text in pairs])
-    back = judge.grade([Answer(leader, gold=text, extracted=True) for leader, text in pairs])
-    return [a.value == b.value == "correct" for a, b in zip(there, back, strict=True)]

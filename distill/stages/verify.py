@@ -198,7 +198,7 @@ class Graders:
                 raise DistillError(
                     f"verify: answer {sample.key[:12]} is to a problem that is not there: {sample.problem_id}"
                 )
-            choice = _choice_of(problems[sample.problem_id], self.verifier)
+            choice = choice_of(problems[sample.problem_id], self.verifier)
             by_verifier.setdefault(canonical(choice.keyed()), (choice, []))[1].append(index)
         verdicts: dict[int, Verdict] = {}
         for name, (choice, indexes) in by_verifier.items():
@@ -237,7 +237,7 @@ def ungradable(problems: Iterable[Problem], verifier: Choice) -> dict[str, str]:
     faults: dict[str, str] = {}
     by_verifier: dict[str, tuple[Choice, list[Problem]]] = {}
     for problem in problems:
-        choice = _choice_of(problem, verifier)
+        choice = choice_of(problem, verifier)
         by_verifier.setdefault(canonical(choice.keyed()), (choice, []))[1].append(problem)
     for choice, group in by_verifier.values():
         judge: Verifier = choice.module().build(choice.config)
@@ -361,7 +361,8 @@ def _reasoning(sample: Sample, verifier: Verifier) -> list[Any]:
     return [["reasoning", sample.reasoning]] if getattr(verifier, "reads_reasoning", False) else []
 
 
-def _choice_of(problem: Problem, default: Choice) -> Choice:
+def choice_of(problem: Problem, default: Choice) -> Choice:
+    """What grades a problem: the verifier that it names itself, else `default`."""
     if problem.verifier is None:
         return default
     if problem.verifier == default.name and not problem.verifier_settings:

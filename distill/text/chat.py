@@ -187,6 +187,24 @@ def decode(tokenizer: Any, ids: Sequence[int]) -> str:
     return text
 
 
+class TokenizerCodec:
+    """Text to ids and back with a model folder's tokenizer; see `distill.core.protocols.Codec`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tokenizer = load_tokenizer(folder)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """The ids of a text, without a BOS."""
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Ids as text, special tokens included."""
+        return decode(self._tokenizer, ids)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Load a model folder's tokenizer and check it with `check_tokenizer`.
 

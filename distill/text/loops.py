@@ -6,6 +6,14 @@ import re
 
 _TOKEN = re.compile(r"\w{1,12}|[^\w\s]")  # long runs without spaces are cut, so that they count as many tokens
 
+LOOP, LOOP_AT_THE_END, END_TOKENS = 0.6, 0.75, 600
+"""A text loops if more than this share of it, or of its last so many tokens, stands in phrases that came before."""
+
+
+def is_loop(text: str) -> bool:
+    """Whether a text repeats itself: all over, or at its end. The bounds of the `repetition` filter's defaults."""
+    return repeated_share(text) > LOOP or repeated_share(text, tail=END_TOKENS) > LOOP_AT_THE_END
+
 
 def repeated_share(text: str, *, ngram: int = 16, tail: int | None = None) -> float:
     """Share of tokens (words and signs) that stand in a run of `ngram` tokens seen before in the text.

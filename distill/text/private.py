@@ -5,17 +5,21 @@ from __future__ import annotations
 import ipaddress
 import re
 
-# Prefixes as their issuers document them.
+# Prefixes as their issuers document them. The marks before each pattern: a text without any of them has none of that
+# kind, and looking for them is much faster than the pattern.
 _SECRETS = {
-    "private key": r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----",
-    "AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "GitHub token": r"\b(?:gh[pousr]_[0-9A-Za-z]{36,}|github_pat_[0-9A-Za-z_]{60,})\b",
-    "Hugging Face token": r"\bhf_[0-9A-Za-z]{30,}\b",
-    "OpenAI or Anthropic key": r"\bsk-(?:proj-|ant-|svcacct-)?[0-9A-Za-z_-]{20,}",
-    "Google API key": r"\bAIza[0-9A-Za-z_-]{35}\b",
-    "Slack token": r"\bxox[abeprs]-[0-9A-Za-z-]{10,}",
-    "Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{20,}\b",
-    "JSON web token": r"\beyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}",
+    "private key": (("-----BEGIN ",), r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----"),
+    "AWS access key": (("AKIA", "ASIA"), r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "GitHub token": (
+        ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+        r"\b(?:gh[pousr]_[0-9A-Za-z]{36,}|github_pat_[0-9A-Za-z_]{60,})\b",
+    ),
+    "Hugging Face token": (("hf_",), r"\bhf_[0-9A-Za-z]{30,}\b"),
+    "OpenAI or Anthropic key": (("sk-",), r"\bsk-(?:proj-|ant-|svcacct-)?[0-9A-Za-z_-]{20,}"),
+    "Google API key": (("AIza",), r"\bAIza[0-9A-Za-z_-]{35}\b"),
+    "Slack token": (("xox",), r"\bxox[abeprs]-[0-9A-Za-z-]{10,}"),
+    "Stripe key": (("k_live_",), r"\b[rs]k_live_[0-9A-Za-z]{20,}\b"),
+    "JSON web token": (("eyJ",), r"\beyJ[0-9A-Za-z_-]{10,}\.eyJ[0-9A-Za-z_-]{10,}\.[0-9A-Za-z_-]{10,}"),
 }
 _EMAIL = re.compile(r"\b[0-9A-Za-z][0-9A-Za-z._%+-]{0,63}@((?:[0-9A-Za-z-]{1,63}\.){1,8}[A-Za-z]{2,24})\b")
 _CARD_NUMBER = re.compile(
@@ -26,7 +30,7 @@ _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[0-9A-Z]{4}){2,7}(?: ?[0-9A-Z]{1,4})?\b
 _PHONE = re.compile(r"(?<![\w+])\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{2,4}(?:[ .-]\d{2,8}){1,4}(?!\w)")
 _PHONE_DIGITS = range(8, 16)  # E.164 allows 15
 _IP = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
-_SECRET = {kind: re.compile(pattern) for kind, pattern in _SECRETS.items()}
+_SECRET = {kind: (marks, re.compile(pattern)) for kind, (marks, pattern) in _SECRETS.items()}
 
 RESERVED_ENDS = (".example", ".test", ".invalid", ".localhost", "example.com", "example.org", "example.net")
 """Names that belong to nobody (RFC 2606)."""
@@ -34,7 +38,10 @@ RESERVED_ENDS = (".example", ".test", ".invalid", ".localhost", "example.com", "
 
 def secret(text: str) -> str | None:
     """Kind of the first secret that is found, or None."""
-    return next((kind for kind, pattern in _SECRET.items() if pattern.search(text)), None)
+    for kind, (marks, pattern) in _SECRET.items():
+        if any(mark in text for mark in marks) and pattern.search(text):
+            return kind
+    return None
 
 
 def personal(text: str) -> str | None:
@@ -43,13 +50,13 @@ def personal(text: str) -> str | None:
     Card numbers and IBANs count only with a right check digit, addresses only outside reserved and private ranges:
     long numbers are common in mathematics.
     """
-    if any(not domain.lower().endswith(RESERVED_ENDS) for domain in _EMAIL.findall(text)):
+    if "@" in text and any(not domain.lower().endswith(RESERVED_ENDS) for domain in _EMAIL.findall(text)):
         return "e-mail address"
     if any(_luhn(re.sub(r"\D", "", match)) for match in _CARD.findall(text)):
         return "payment card number"
     if any(_iban(match.replace(" ", "")) for match in _IBAN.findall(text)):
         return "bank account number"
-    if any(sum(char.isdigit() for char in match) in _PHONE_DIGITS for match in _PHONE.findall(text)):
+    if "+" in text and any(sum(char.isdigit() for char in match) in _PHONE_DIGITS for match in _PHONE.findall(text)):
         return "telephone number"
     return "network address" if any(_public(match) for match in _IP.findall(text)) else None
 

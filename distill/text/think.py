@@ -119,6 +119,63 @@ def thinking_length(ids: Sequence[int], decode: Callable[[Sequence[int]], str]) 
     return bisect_left(range(len(ids)), closes, key=lambda n: decode(ids[:n]).count(CLOSE))
 
 
+@dataclass(frozen=True)
+class Span:
+    """Where thinking is among the ids of a completion: `ids[start:stop]` are its own, without its tags.
+
+    `end` is how many ids there are up to and with its end tag; None: it never ended. An id that holds the tag's first
+    characters and others before them counts as the tag's.
+    """
+
+    start: int
+    stop: int
+    end: int | None
+
+
+def thinking_span(
+    ids: Sequence[int],
+    text: str,
+    encode: Callable[[str], Sequence[int]],
+    decode: Callable[[Sequence[int]], str],
+    dialect: Dialect = THINK,
+) -> Span:
+    """Where the thinking of a completion that thinks is. `text` is what the ids say, its stop token apart.
+
+    A tag that is one id is looked for by id; one of several ids by what they say.
+    """
+    start = 0
+    if dialect.open and text.lstrip().startswith(dialect.open):
+        start = _up_to(dialect.open, 1, ids, text, encode, decode)
+    close = _last_close(text, dialect)
+    if close is None:
+        return Span(start, len(ids), None)
+    end = _up_to(dialect.close, text.count(dialect.close, 0, close[1]), ids, text, encode, decode)
+    stop = next(n for n in range(end - 1, -1, -1) if dialect.close in decode(ids[n:end]))
+    return Span(start, max(start, stop), end)
+
+
+def end_of_thinking(dialect: Dialect = THINK) -> str:
+    """What ends a thought that was cut off: the family's close tag on a line of its own, as R1's templates write it,
+    and what opens the answer."""
+    return f"\n{dialect.close}\n\n{dialect.answer_open}"
+
+
+def _up_to(
+    tag: str,
+    nth: int,
+    ids: Sequence[int],
+    text: str,
+    encode: Callable[[str], Sequence[int]],
+    decode: Callable[[Sequence[int]], str],
+) -> int:
+    """How many ids there are up to and with the n-th such tag."""
+    alone = encode(tag)
+    if len(alone) == 1 and list(ids).count(alone[0]) == text.count(tag):
+        places = [n for n, token in enumerate(ids, 1) if token == alone[0]]
+        return places[nth - 1]
+    return bisect_left(range(len(ids)), nth, key=lambda n: decode(ids[:n]).count(tag))
+
+
 def _made(parts: list[Part], *, closed: bool) -> Split:
     thoughts = [text for kind, text in parts if kind == "reasoning"]
     answer = "".join(text for kind, text in parts if kind == "answer")

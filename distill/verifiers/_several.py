@@ -34,6 +34,7 @@ class SeveralVerifier:
                 self._parts.append(opened.enter_context(closing(choice.module().build(choice.config))))
             opened.pop_all()
         self.reads_reasoning = any(getattr(part, "reads_reasoning", False) for part in self._parts)
+        self.compares = all(getattr(part, "compares", True) for part in self._parts)
         # A part whose verdicts change changes ours.
         self.version = version + int(digest([[part.name, part.version] for part in self._parts])[:6], 16) * 100
 

@@ -72,6 +72,7 @@ class CodeVerifier:
 
     name = "code"
     version = VERSION
+    compares = False  # programs are run against tests, not against each other
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -3,7 +3,8 @@
     verify: {verifier: {constraints: {mode: loose}}}
 
 A problem's `tests` hold its instructions (`distill/text/constraints.py` has the forms), or its `verifier_settings`
-do. `correct` is all of them; `score` is the share followed, `step_scores` each one, in order.
+do. `correct` is all of them; `score` is the share followed, `step_scores` each one, in order. Of a cut or missing
+answer none is followed.
 
 - The whole final answer is looked at, never the thinking.
 - `mode: loose` also tries the answer without its first line, its last, both, and without asterisks (IFEval's loose
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
@@ -27,7 +29,7 @@ from distill.core.workers import Limits, Workers
 from distill.text.constraints import SCHEMA, Instruction, fault, follows, parse, readings
 from distill.verifiers._unanswered import unanswered
 
-VERSION = 1
+VERSION = 2
 EXTRA = {"jsonschema": "constraints"}
 
 
@@ -56,6 +58,7 @@ class ConstraintsVerifier:
 
     name = "constraints"
     version = VERSION
+    compares = False  # any two answers may follow the same instructions
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -85,10 +88,11 @@ class ConstraintsVerifier:
         found = _instructions(told)
         if isinstance(found, str):
             return Finding("ungradable", found)
-        if missing := unanswered(answer, gold=False):
-            return missing
-        if len(answer.text) > self.config.max_characters:
-            return Finding("unparseable", "answer too long")
+        missing = unanswered(answer, gold=False)
+        if missing is None and len(answer.text) > self.config.max_characters:
+            missing = Finding("unparseable", "answer too long")
+        if missing is not None:  # none is followed: each counts against the model, as the whole answer does
+            return replace(missing, score=0.0, step_scores=(0.0,) * len(found))
         return found
 
     def _readings(self, text: str) -> list[str]:

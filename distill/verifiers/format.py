@@ -36,6 +36,7 @@ class FormatVerifier:
     name = "format"
     version = VERSION
     reads_reasoning = True
+    compares = False  # any two answers may be well formed
 
     def __init__(self, config: Config) -> None:
         self.config = config

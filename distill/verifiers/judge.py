@@ -90,6 +90,7 @@ class JudgeVerifier:
     """Implements `distill.core.protocols.Verifier` and `Asking`. `score` is the share of judgements for `correct`."""
 
     name = "judge"
+    compares = False  # each comparison would have to be bought
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -41,6 +41,7 @@ class LanguageVerifier:
     name = "language"
     version = VERSION
     reads_reasoning = True
+    compares = False  # any two answers may be in one language
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -40,6 +40,7 @@ class RegexVerifier:
 
     name = "regex"
     version = VERSION
+    compares = False  # a gold is a pattern, and no answer is one
 
     def __init__(self, config: Config) -> None:
         self.config = config

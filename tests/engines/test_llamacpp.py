@@ -235,3 +235,14 @@ def _alive(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+@pytest.mark.parametrize("text", ["\n</think>\n\n", "Wait", " 3*4=12 \u00e9", "<think>\nso"])
+def test_a_bare_file_reads_text_as_the_folder_does(file, tiny_model, text):
+    ours = llamacpp.codec(CONFIG, str(tiny_model))
+    its = llamacpp.codec(CONFIG, str(file))
+    try:
+        assert its.encode(text) == ours.encode(text)
+        assert its.decode(its.encode(text)) == ours.decode(ours.encode(text)) == text
+    finally:
+        its.close()

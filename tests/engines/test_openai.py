@@ -508,3 +508,15 @@ def test_a_prefix_is_continued_over_completions_only(llama, tiny_model, monkeypa
     assert rest.completion_ids == whole.completion_ids[5:]
     with pytest.raises(DistillError, match="can continue an answer"):
         list(llama_engine(llama, monkeypatch).generate([Request("x", messages, greedy, (1,))]))
+
+
+def test_only_what_continues_has_a_codec(tiny_model):
+    from distill.text.chat import load_tokenizer
+
+    codec = openai.codec(Config(api="completions", tokenizer=str(tiny_model)), "m")
+
+    ids = tuple(load_tokenizer(tiny_model)("a</think>b", add_special_tokens=False)["input_ids"])
+    assert (codec.encode("a</think>b"), codec.decode(ids)) == (ids, "a</think>b")
+    for settings in ({}, {"api": "completions"}, {"tokenizer": str(tiny_model)}):
+        with pytest.raises(DistillError, match="model m: only `api: completions` with a `tokenizer` can continue"):
+            openai.codec(Config(**settings), "m")

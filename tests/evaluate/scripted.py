@@ -1,20 +1,23 @@
-"""An engine that reads its answers from a file: the "model" is a JSON object, question to text, reason to end and ids.
+"""An engine that reads its answers from a file: the "model" is a JSON object, question to text and reason to end.
 
-A text that is None fails as an infrastructure error. Every question drawn is appended to `DRAWN`.
+A question is the first line of the last turn. A text that is None fails as an infrastructure error; of a list of texts,
+each draw takes the next. Every question drawn is appended to `DRAWN`, all that was asked to `ASKED`.
 """
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distill.core.config import Settings
 from distill.core.files import sha256_file
 from distill.core.protocols import Completion, Engine, Keep, Request, ScoreRequest, TokenLogprobs
-from distill.core.records import ModelIdentity
+from distill.core.records import Message, ModelIdentity
 
 DRAWN: list[str] = []
+ASKED: list[tuple[Message, ...]] = []
 
 
 class Config(Settings):
@@ -37,12 +40,17 @@ class _Scripted:
     def __init__(self, model: str) -> None:
         self.identity = identify(Config(), model)
         self._texts = json.loads(Path(model).read_text(encoding="utf-8"))
+        self._drawn: Counter[str] = Counter()
 
     def generate(self, requests: Iterable[Request]) -> Iterator[Completion]:
         for request in requests:
-            question = request.messages[-1].content
+            question = request.messages[-1].content.partition("\n")[0]
             DRAWN.append(question)
+            ASKED.append(request.messages)
             text, finish = self._texts[question]
+            if isinstance(text, list):
+                text = text[self._drawn[question] % len(text)]
+                self._drawn[question] += 1
             common = {"prompt_ids": None, "prefill_ids": None, "completion_ids": None, "prompt_tokens": 9}
             thinking = len(text.split("</think>")[0].split()) if text else 0
             yield Completion(

@@ -2,90 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import Field
 
 from distill.core import files, tables
 from distill.core.errors import DistillError
 from distill.core.models import ModelConfig
-from distill.core.plugins import Choice
-from distill.core.records import Message, Problem, Sample, Verdict, problem_id
-from distill.core.stage import Report, StageRun, Workspace
-from distill.evaluate import scores
+from distill.core.records import Sample, Verdict
+from distill.evaluate import models, scores
 from distill.evaluate import stage as evaluate
-from distill.stages import verify
-from distill.text.think import THINK, Dialect
+from distill.text.think import Dialect
 from tests.evaluate import scripted
-
-ENGINE = {"engine": "tests.evaluate.scripted"}
-RIGHT, WRONG = "one two </think> \\boxed{7}", "one two three </think> \\boxed{8}"
-
-
-class Teacher(ModelConfig):
-    """What `teachers.settings.Config` is to the stage."""
-
-    engine: Choice
-    dialect: Dialect = THINK
-    asked_with: dict[str, Any] = Field(default_factory=dict)
-
-
-def problem(number: int, gold: str = "7", split: Any = "test") -> Problem:
-    messages = (Message("user", f"question {number}"),)
-    return Problem(problem_id(messages), messages, gold, split, domain="d", level=str(number % 2))
-
-
-class Bench:
-    """A workspace with problems and scripted models."""
-
-    def __init__(self, folder: Path, problems: list[Problem]) -> None:
-        self.folder, self.problems, self.dialect = folder, problems, THINK
-        (folder / "problems").mkdir()
-        (folder / "train").mkdir()
-        tables.write(folder / "problems" / "problems.parquet", problems, Problem)
-
-    def script(self, name: str, answers: dict[int, tuple[str | None, str]], default: str = RIGHT) -> str:
-        """Write a model that answers `default` except where `answers` (by question number) says otherwise."""
-        numbers = {p.messages[0].content: int(p.messages[0].content.split()[1]) for p in self.problems}
-        texts = {question: answers.get(number, (default, "stop")) for question, number in numbers.items()}
-        path = self.folder / "train" / "student" if name == "student" else self.folder / f"{name}.script"
-        path.write_text(json.dumps({"name": name, **texts}), encoding="utf-8")
-        return str(path)
-
-    def run(self, out: str = "out", **settings: Any) -> tuple[Report, Path]:
-        """Evaluate with these settings."""
-        config = evaluate.Config.model_validate({"engine": ENGINE, "max_tokens": 50, **settings})
-        folder = self.folder / out
-        folder.mkdir()
-        for name in ("base", "teacher"):
-            if not (self.folder / f"{name}.script").exists():
-                self.script(name, {})
-        sections = {
-            "evaluate": config,
-            "verify": verify.Config(),
-            "student": ModelConfig(model=str(self.folder / "base.script")),
-            "teacher": Teacher(model=str(self.folder / "teacher.script"), engine=config.engine, dialect=self.dialect),
-        }
-        inputs = {"problems": self.folder / "problems", "train": self.folder / "train"}
-        report = evaluate.run(
-            StageRun("evaluate", folder, inputs, sections, seed=0, workspace=Workspace(self.folder / "runs"))
-        )
-        return report, folder
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    (tmp_path / "runs").mkdir()
-    return Bench(tmp_path, [*(problem(n) for n in range(10)), problem(10, split="train"), problem(11, split="dev")])
-
-
-def outcomes(folder: Path, model: str) -> dict[str, int]:
-    results = files.read_json(folder / "results.json")
-    found: dict[str, int] = next(entry for entry in results["models"] if entry["name"] == model)["outcomes"]
-    return {name: count for name, count in found.items() if count}
+from tests.evaluate.bench import ENGINE, WRONG, Bench, Teacher, measured, outcomes, problem
 
 
 def test_three_models_on_the_test_problems_only(bench: Bench):
@@ -95,7 +24,7 @@ def test_three_models_on_the_test_problems_only(bench: Bench):
 
     report, folder = bench.run()
 
-    results = files.read_json(folder / "results.json")
+    results = measured(folder)
     assert [(e["name"], e["rate"]["k"], e["rate"]["n"]) for e in results["models"]] == [
         ("base", 0, 10), ("student", 9, 10), ("teacher", 10, 10),
     ]  # fmt: skip
@@ -136,7 +65,7 @@ def test_half_truncated_and_the_rest_right_is_half(bench: Bench):
 
     _, folder = bench.run(models=["student"])
 
-    rate = files.read_json(folder / "results.json")["models"][0]["rate"]
+    rate = measured(folder)["models"][0]["rate"]
     assert (rate["value"], rate["n"]) == (0.5, 10)
     assert outcomes(folder, "student") == {"correct": 5, "truncated": 5}
 
@@ -164,7 +93,7 @@ def test_bad_gold_is_excluded_shown_and_ends_the_evaluation_as_missed(tmp_path: 
 
     report, folder = bench.run(models=["student"])
 
-    rate = files.read_json(folder / "results.json")["models"][0]["rate"]
+    rate = measured(folder)["models"][0]["rate"]
     assert (rate["n"], rate["ungradable"], rate["value"]) == (9, 1, 1.0)
     assert report.missed is not None and "1 ungradable and 0 failed of 10" in report.missed
     assert report.rows[0]["ungradable"] == 1
@@ -204,7 +133,7 @@ def test_samples_of_an_item_are_averaged(bench: Bench):
 
     _, folder = bench.run(models=["student"], samples=4)
 
-    rate = files.read_json(folder / "results.json")["models"][0]["rate"]
+    rate = measured(folder)["models"][0]["rate"]
     assert (rate["k"], rate["n"], rate["items"]) == (36, 40, 10)
 
 
@@ -213,7 +142,7 @@ def test_any_model_by_its_path(bench: Bench):
 
     _, folder = bench.run(models=[path])
 
-    assert files.read_json(folder / "results.json")["models"][0]["name"] == path
+    assert measured(folder)["models"][0]["name"] == Path(path).name  # a path is a machine's own
 
 
 def test_two_names_of_one_model_are_drawn_once(bench: Bench):
@@ -234,7 +163,7 @@ def test_a_student_is_asked_in_the_form_it_was_trained_in(bench: Bench):
 
     _, folder = bench.run(models=["base", "student"])
 
-    asked = {entry["name"]: entry["thinking"] for entry in files.read_json(folder / "results.json")["models"]}
+    asked = {entry["name"]: entry["thinking"] for entry in measured(folder)["models"]}
     assert asked == {"base": None, "student": False}
 
 
@@ -242,32 +171,31 @@ def test_externals_name_every_model_that_no_stage_made(bench: Bench):
     base, teacher = bench.script("base", {}), bench.script("teacher", {1: (WRONG, "stop")})
     config = evaluate.Config.model_validate({"engine": ENGINE})
     sections = {
-        "evaluate": config, "student": ModelConfig(model=base), "teacher": Teacher(model=teacher, engine=config.engine)
+        "evaluate": config, "student": ModelConfig(model=base), "teacher": Teacher(model=teacher, engine=config.engine),
     }  # fmt: skip
 
     found = evaluate.externals(sections)
 
-    assert set(found) == {"base", "teacher"}
+    assert set(found) == {"base", "teacher", "verifiers"}
     assert found["base"] != found["teacher"]
 
 
 def test_refusals(bench: Bench):
     config = evaluate.Config.model_validate({"engine": ENGINE})
     fault = evaluate.check({"evaluate": config})
-    assert fault is not None and fault[0] == ("evaluate", "models")
-    assert evaluate.check({"evaluate": evaluate.Config.model_validate({"engine": ENGINE, "models": ["base"]})}) is None
+    assert fault == (("evaluate", "models"), "`evaluate.models`: `base` needs the section `student:`")
     with pytest.raises(ValueError, match="named twice"):
         evaluate.Config.model_validate({"engine": ENGINE, "models": ["base", "base"]})
     with pytest.raises(ValueError, match="'studnet' is no such folder or file, and none of base, student, teacher"):
         evaluate.Config.model_validate({"engine": ENGINE, "models": ["studnet"]})
-    with pytest.raises(DistillError, match="no `train:` stage"):
-        evaluate.candidate("student", config, {}, None)
+    with pytest.raises(DistillError, match="no `train:` before this"):
+        models.candidate(models.Entry.model_validate("student"), config.engine, None, {}, None)
 
 
 def test_a_real_model_on_the_transformers_engine(bench: Bench, tiny_model: Path):
     _, folder = bench.run(models=[str(tiny_model)], engine="transformers", max_tokens=12)
 
-    (entry,) = files.read_json(folder / "results.json")["models"]
+    (entry,) = measured(folder)["models"]
     assert entry["model"] == tiny_model.name  # never a path
     assert entry["answers"] == entry["rate"]["n"] == 10
     assert 0 < entry["thinking_tokens"]["value"] <= entry["completion_tokens"]["value"] <= 12

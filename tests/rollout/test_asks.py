@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distill.core.records import Message, ModelIdentity, Problem, Sampling, sample_key
-from distill.rollout.asks import Ask, Plan, chunks
+from distill.rollout.asks import Ask, Plan, Prefix, chunks
 from tests.rollout.world import asks
 
 TEXT = st.text(max_size=30).filter(lambda text: text.encode("utf-8", "ignore").decode() == text)
@@ -22,13 +24,21 @@ SAMPLINGS = st.builds(
 )
 
 
-@given(MESSAGES, TEXT, SAMPLINGS, st.integers(0, 10**6))
+@given(MESSAGES, TEXT, SAMPLINGS, st.integers(0, 10**6), st.none() | st.lists(st.integers(0, 300), min_size=1))
 def test_keys_are_those_of_sample_key(
-    messages: tuple[Message, ...], model: str, sampling: Sampling, index: int
+    messages: tuple[Message, ...], model: str, sampling: Sampling, index: int, given_ids: list[int] | None
 ) -> None:
-    ask = Ask(Problem("p", messages, None, "train"), range(index, index + 1))
+    prefix = None if given_ids is None else Prefix(tuple(given_ids), "", None)
+    ask = Ask(Problem("p", messages, None, "train"), range(index, index + 1), prefix=prefix)
     plan = Plan([ask], sampling, ModelIdentity(model, model))
-    assert plan.key(0, index) == sample_key(messages, model, sampling, index)
+    assert plan.key(0, index) == sample_key(messages, model, sampling, index, tuple(given_ids or ()))
+
+
+def test_an_answer_that_is_continued_has_a_key_of_its_own_for_every_prefix() -> None:
+    (ask,) = asks(1, 1)
+    prefixes = [None, Prefix((1,), "", None), Prefix((1, 2), "", None), Prefix((12,), "", None)]
+    plan = Plan([replace(ask, prefix=prefix) for prefix in prefixes], Sampling(), ModelIdentity("m", "m"))
+    assert len({plan.key(place, 0) for place in range(4)}) == 4
 
 
 def test_the_first_answer_of_every_problem_comes_before_the_second_of_any() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from distill.core.errors import DistillError
+from distill.core.models import transport_faults
 from distill.core.records import Problem
 from distill.sources import hub
 
@@ -158,3 +159,15 @@ def test_a_local_folder_counts_by_content_and_a_hub_id_by_its_settings(folder: P
     assert hub.externals(hub.Config(path=str(moved))) != before
     assert hub.externals(hub.Config(path="owner/name", revision="e53f048")) == {}
     assert hub.Config(path="owner/name", revision="e53f048").keyed()["revision"] == "e53f048"
+
+
+def test_a_hub_that_does_not_answer_leaves_it_to_the_copy_that_is_stored(monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+
+    class Api:
+        def dataset_info(self, path: str, **_: Any) -> Any:
+            raise transport_faults()("[Errno 111] Connection refused")
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+
+    assert hub.current("owner/name") is None

@@ -551,18 +551,18 @@ def test_an_id_of_the_hub_is_told_from_a_file(tmp_path: Path, monkeypatch: pytes
 def test_a_set_of_the_hub_keeps_its_revision_and_rows(monkeypatch: pytest.MonkeyPatch):
     asked = []
 
-    def rows(config: Any) -> Any:
-        asked.append((config.path, config.name, config.from_split, config.revision))
+    def read(*named: Any, most: int | None) -> Any:
+        asked.append((*named, most))
         return iter([("open-r1/OpenR1-Math-220k all default:1", ROWS["openr1"])])
 
-    monkeypatch.setattr("distill.sources.hub.rows", rows)
+    monkeypatch.setattr("distill.sources.hub.read", read)
     monkeypatch.setattr("distill.sources.hub.current", lambda path: "e4e141e")
     settings = {"path": "open-r1/OpenR1-Math-220k", "layout": "openr1", "name": "all", "from_split": "default"}
     config = Config.model_validate(settings)
 
     ((sample, _), _) = responses([as_problem(ASKED)], config)
 
-    assert asked == [("open-r1/OpenR1-Math-220k", "all", "default", "e4e141e")]
+    assert asked == [("open-r1/OpenR1-Math-220k", "all", "default", "e4e141e", None)]
     assert sample.origin["dataset"] == "open-r1/OpenR1-Math-220k"
     assert (sample.origin["revision"], sample.origin["row"]) == ("e4e141e", 1)
     assert "path" in config.keyed()

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from distill.text.think import CLOSE, THINK, Dialect, join_think, split_think, thinking_length
+from distill.text.think import (
+    CLOSE,
+    OPEN,
+    THINK,
+    Dialect,
+    Span,
+    end_of_thinking,
+    join_think,
+    split_think,
+    thinking_length,
+    thinking_span,
+)
 
 R1_ZERO = Dialect(answer_open="<answer>", answer_close="</answer>", thinker=True)
 KIMI = Dialect(open="\u25c1think\u25b7", close="\u25c1/think\u25b7", thinker=True)
@@ -48,6 +59,69 @@ def decode(ids: Sequence[int]) -> str:
 )
 def test_thinking_length(ids: tuple[int, ...], thinking: int):
     assert thinking_length(ids, decode) == thinking
+
+
+def whole_tag(text: str) -> tuple[int, ...]:
+    """A vocabulary in which the end tag is one id, and every other text none."""
+    return (1,) if text == CLOSE else (0, 0)
+
+
+def in_parts(text: str) -> tuple[int, ...]:
+    """A vocabulary in which every tag is several ids."""
+    return (2, 3, 4) if text == CLOSE else (0, 0)
+
+
+@pytest.mark.parametrize("encode", [whole_tag, in_parts])
+@pytest.mark.parametrize(
+    ("ids", "span"),
+    [
+        ((0, 0, 1, 6, 8), Span(0, 2, 3)),
+        ((0, 2, 3, 4, 6), Span(0, 1, 4)),  # a tag of three ids
+        ((0, 1, 5, 1, 6), Span(0, 3, 4)),  # the last of two tags
+        ((0, 1, 2, 3, 4, 6), Span(0, 2, 5)),  # spelled by one id, then by three
+        ((0, 0, 5), Span(0, 3, None)),  # never ended
+        ((1, 6), Span(0, 0, 1)),
+        ((), Span(0, 0, None)),
+    ],
+)
+def test_thinking_is_found_by_id_or_by_what_ids_say(ids, span: Span, encode):
+    text = decode(ids).removesuffix("<|end|>")
+
+    assert thinking_span(ids, text, encode, decode) == span
+
+
+@pytest.mark.parametrize("dialect", [THINK, R1_ZERO, KIMI, MAGISTRAL])
+@given(thought=st.text(alphabet="ab \n\u25c1", max_size=12), written=st.booleans())
+def test_the_ids_of_thinking_say_what_the_split_says(dialect: Dialect, thought: str, written: bool):
+    text = join_think(thought, " 7", dialect)
+    text = text if written else text.removeprefix(dialect.open)  # the prompt opened it
+
+    def characters(part: Sequence[int]) -> str:  # a vocabulary of characters: no tag is one id
+        return "".join(map(chr, part))
+
+    ids = [ord(character) for character in text]
+    span = thinking_span(ids, text, lambda part: tuple(map(ord, part)), characters, dialect)
+
+    assert characters(ids[span.start : span.stop]) == thought
+    assert span.end is not None
+    assert characters(ids[span.stop : span.end]) == dialect.close
+
+
+def test_an_id_that_holds_the_tag_s_beginning_goes_with_the_tag():
+    pieces = (OPEN, "so.</", "think>", "7")
+
+    def said(ids: Sequence[int]) -> str:
+        return "".join(pieces[i] for i in ids)
+
+    ids = (0, 1, 2, 3)
+    assert thinking_span(ids, said(ids), lambda _: (9, 9), said) == Span(1, 1, 3)
+
+
+@pytest.mark.parametrize("dialect", [THINK, R1_ZERO, KIMI, MAGISTRAL])
+def test_a_thought_with_its_end_is_ended(dialect: Dialect):
+    split = split_think(f"{dialect.open}a{end_of_thinking(dialect)}7", dialect=dialect)
+
+    assert (split.reasoning, split.answer.strip(), split.closed) == ("a\n", "7", True)
 
 
 @given(st.text(), st.text())

@@ -1,0 +1,1 @@
+"""What models are measured on, one file each; `distill/evaluate/task.py` says what a file owes."""
