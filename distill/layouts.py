@@ -283,12 +283,10 @@ class Reader:
             from distill.sources import hub
 
             revision = self.settings.revision or hub.current(self.path)
-            config = hub.Config(
-                path=self.path, name=self.settings.name, from_split=self.settings.from_split, revision=revision,
-                rows=self.settings.rows, layout="gsm8k",  # a layout of its own: every column is read
-            )  # fmt: skip
             self._origin |= {"dataset": self.settings.dataset or self.path, "revision": revision or ""}
-            yield from hub.rows(config)
+            yield from hub.read(
+                self.path, self.settings.name, self.settings.from_split, revision, most=self.settings.rows
+            )
             return
         self._origin["dataset"] = dataset or Path(self.path).name
         if self.settings.revision is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distill import tabular
 from distill.core import jsonl
 from distill.core.errors import DistillError
 from distill.core.stage import Report
@@ -11,15 +12,15 @@ from distill.text import contamination
 
 
 def sign_file(path: Path, *, field: str, name: str, out: Path) -> Report:
-    """Write the signature of the questions in `field` of a JSON Lines file (.gz and .zst too); dots reach into objects.
+    """Write the signature of the questions in `field` of a file (.jsonl, .csv or .parquet; .gz and .zst too).
 
-    Raises DistillError with file and line for a row without the field; nothing is written then.
+    Dots reach into objects. Raises DistillError with file and row for one without the field; nothing is written then.
     """
     questions = []
-    for number, row in jsonl.read(path):
-        text = jsonl.text(row, field, f"{path}:{number}")
+    for where, row in tabular.rows(str(path)):
+        text = jsonl.text(row, field, where)
         if not (text or "").strip():
-            raise DistillError(f"{path}:{number}: `{field}` is empty; a benchmark's question is wanted in every row")
+            raise DistillError(f"{where}: `{field}` is empty; a benchmark's question is wanted in every row")
         questions.append(text or "")
     signature = contamination.build(name, questions)
     contamination.write(out, signature)

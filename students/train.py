@@ -9,7 +9,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,13 +39,14 @@ from distill.stages import verify
 from students import contract, launch, live_teacher, processes, recorded, settings, text_side, trackers
 from students.dev import Dev, DevSettings, check_whole, looks, refusal
 from students.divergence import LossSettings
+from students.kept import Kept
 from students.live_teacher import LiveTeacher
 from students.model import adapter, load, refuse, threads_for
 from students.packing import Layout, Pass
 from students.processes import Ranks
 from students.rows import Rows, StudentText
 from students.teacher_logits import TeacherLogits
-from students.written import write_student
+from students.written import apart, write_student
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,6 +102,9 @@ class Config(Settings):
     """Make activations again in the backward pass instead of keeping them: about a quarter slower, far less memory."""
     dev: Annotated[DevSettings | None, BeforeValidator(lambda value: None if value == "none" else value)] = None
     """Look at dev problems while it trains: `{every: 50, problems: 100}`. Keeps the best weights, may stop early."""
+    keep_every: PositiveInt | None = None
+    """Keep the student every so many steps as a folder of its own, `student@300` beside `student`, which can be
+    evaluated by that name. None: only the final one."""
     seed: NonNegativeInt | None = None
     """Fixes order, dropout and adapter initialisation. None: the experiment's seed."""
     checkpoint_every_s: Annotated[NonNegativeFloat, Unkeyed] = 300.0
@@ -129,6 +133,11 @@ class Config(Settings):
                 "`vocabulary: full` with a live teacher"
             )
         return self
+
+    def keyed(self) -> dict[str, Any]:
+        """What the stage's key is made of; `keep_every` only where it is given, so that keys of before it hold."""
+        kept = super().keyed()
+        return kept if self.keep_every is not None else {n: v for n, v in kept.items() if n != "keep_every"}
 
     @property
     def matching(self) -> LossSettings | None:
@@ -229,12 +238,15 @@ def _run(stage: StageRun, work: Path, ranks: Ranks) -> Report:
     files.write_json(stage.out / "contract.json", page.data)
     seed = config.seed if config.seed is not None else stage.seed
     job = _Job(config, student, folder, made.side, rows, teacher, placement, seed)
-    trained, history, dev = _train(job, stage, work, ranks)
+    trained, history, dev, kept = _train(job, stage, work, ranks)
     if trained is None:
         return Report("the leader's")
     model, weights = trained
-    write_student(stage.out, model, student, text, job.placement, weights)
+    files.crash_point("train.before-final")
+    write_student(stage.out / "student", model, student, text, job.placement, weights)
     report = _report(job, history)
+    if kept is not None:
+        report["snapshots"] = kept.put(stage.out)
     if dev is not None:
         files.write_json(stage.out / "dev.json", dev.results())
         report["dev"] = {name: dev.results()[name] for name in ("best", "kept", "stopped_early")}
@@ -375,7 +387,7 @@ def _listed(rows: Rows) -> str:
 
 def _train(
     job: _Job, stage: StageRun, work: Path, ranks: Ranks
-) -> tuple[tuple[Any, dict[str, Any] | None] | None, list[dict[str, Any]], Dev | None]:
+) -> tuple[tuple[Any, dict[str, Any] | None] | None, list[dict[str, Any]], Dev | None, Kept | None]:
     """Build the model and train it; gives the trained model in the leader. Torch and TRL are imported here."""
     from transformers.utils.logging import disable_progress_bar
 
@@ -409,6 +421,7 @@ def _train(
             Pass,
         )
     steps = -(-len(job.rows.rows) // config.batch_size) * config.epochs
+    kept = None if config.keep_every is None else Kept(config.keep_every, work, job.plan(), _writer(job, use_cache))
     looking = looks(config.dev, stage, text, target=config.target, seed=job.seed, placement=job.placement, ranks=ranks)
     with Progress("train", steps, "steps") as progress, looking as dev:
         trainer = DistillTrainer(
@@ -432,6 +445,7 @@ def _train(
             checkpoint_every_s=config.checkpoint_every_s,
             logging_every=config.logging_every,
             dev=dev,
+            kept=kept,
         )  # fmt: skip
         processes.check_group(processes.asked(), trainer.accelerator, job.placement)
         began_s = time.monotonic()
@@ -443,7 +457,17 @@ def _train(
             history = dev.into(history)
             stage.say(dev.cost(time.monotonic() - began_s))
     model.config.use_cache = use_cache  # TRL turns it off; the student that is written shall have it as its base
-    return trainer.student(), history, dev
+    return trainer.student(), history, dev, kept
+
+
+def _writer(job: _Job, use_cache: bool) -> Callable[[Path, Any, Any], None]:
+    """What writes the student in the middle of its training."""
+
+    def write(target: Path, model: Any, weights: Any) -> None:
+        whole = model if job.student.adapter is not None else apart(model, job.placement, use_cache=use_cache)
+        write_student(target, whole, job.student, job.text, job.placement, weights)
+
+    return write
 
 
 def _layout(job: _Job, stage: StageRun) -> Layout:

@@ -31,6 +31,7 @@ from students.collate import IGNORED, NO_ROW, Collator, EpochSampler
 from students.dev import Dev
 from students.head_loss import HeadLoss, Matching, SampledRows, Signal, TeacherRows, head_loss
 from students.history import History, mean, peak_memory_gib
+from students.kept import Kept
 from students.live_teacher import LiveTeacher
 from students.processes import PATIENCE, Ranks
 from students.sharded import is_sharded, plain_head, prepare, whole
@@ -65,9 +66,10 @@ class Distilling(Loop):
         checkpoint_every_s: float,
         logging_every: int,
         dev: Dev | None = None,
+        kept: Kept | None = None,
         **trainer: Any,
     ) -> None:
-        self.matching, self.work, self.plan, self.dev = matching, work, plan, dev
+        self.matching, self.work, self.plan, self.dev, self.kept = matching, work, plan, dev, kept
         self.live = collator.teacher if isinstance(collator.teacher, LiveTeacher) else None
         self._saving_in: Path | None = None
         self._lengths = [len(row.ids) for row in collator.rows]
@@ -260,7 +262,7 @@ class Distilling(Loop):
 
     def run(self) -> list[dict[str, Any]]:
         """Train, from the newest complete checkpoint of the same plan if there is one; returns the history."""
-        resume: Path | None = self.ranks.agreed(checkpoints.latest(self.work, self.plan) if self.ranks.leads else None)
+        resume: Path | None = self.ranks.agreed(self._latest() if self.ranks.leads else None)
         if resume is not None:
             checkpoints.check_layout(resume, sharded=self.sharded)
             self.history.restore(files.read_json(resume / HISTORY))
@@ -268,6 +270,19 @@ class Distilling(Loop):
                 self.dev.restore(resume)
         self.train(resume_from_checkpoint=str(resume) if resume else None)
         return self.history.records
+
+    def _latest(self) -> Path | None:
+        """The newest complete checkpoint, if the students that were to be kept before it are there."""
+        found = checkpoints.latest(self.work, self.plan)
+        if found is None or self.kept is None:
+            return found
+        return found if self.kept.complete(files.read_json(found / checkpoints.MANIFEST)["step"]) else None
+
+    def keep(self, step: int) -> None:
+        """Keep the student as it is after this step. All processes come here; the leader writes."""
+        student = self.student()
+        if student is not None and self.kept is not None:
+            self.kept.add(step, *student)
 
     def student(self) -> tuple[Any, dict[str, Tensor] | None] | None:
         """The trained model in the leader, None in others; beside it the weights, where it has but parts of them."""
@@ -422,6 +437,8 @@ class _Steps(TrainerCallback):
         dev, last = self.trainer.dev, state.global_step == state.max_steps
         if dev is not None and dev.look(self.trainer, state.global_step, last=last):
             control.should_training_stop = last = True  # no checkpoint: one before it comes to the same end
+        if self.trainer.kept is not None and self.trainer.kept.due(state.global_step):
+            self.trainer.keep(state.global_step)  # before the checkpoint that may be written of this step
         due = self.checkpoint_every_s == 0 or self.trainer.ranks.agreed(  # clocks differ, and all write together
             time.monotonic() - self._saved_s >= self.checkpoint_every_s
         )

@@ -15,21 +15,20 @@ from students.text_side import TOKENIZER_FILES
 
 
 def write_student(
-    out: Path,
+    target: Path,
     model: Any,
     student: settings.Config,
     text: StudentText,
     placement: Placement,
     weights: dict[str, Any] | None = None,
 ) -> None:
-    """Write `student/`: weights or adapter, the very tokenizer files that rows were made with, and all stop ids.
+    """Write the folder: weights or adapter, the very tokenizer files that rows were made with, and all stop ids.
 
-    `weights` are an adapter's where its model has but parts of them.
+    `weights` are an adapter's where its model has but parts of them. Full weights are left in the precision that they
+    are written in: of a model that goes on learning give `apart`.
     """
     import torch
 
-    files.crash_point("train.before-final")
-    target = out / "student"
     if target.exists():
         shutil.rmtree(target)
     with files.atomic(target) as partial:
@@ -54,3 +53,26 @@ def write_student(
         generation = {**text.generation_config, "eos_token_id": stops[0] if len(stops) == 1 else stops}
         (partial / "generation_config.json").unlink(missing_ok=True)
         files.write_json(partial / "generation_config.json", generation)
+
+
+def apart(model: Any, placement: Placement, *, use_cache: bool) -> Any:
+    """The model as it is now, in the precision that it is written in, apart from the one that goes on learning.
+
+    On the CPU; a weight that is there in that precision already is shared.
+    """
+    import copy
+
+    import torch
+
+    dtype = getattr(torch, placement.dtype)
+    config = copy.deepcopy(model.config)
+    config.use_cache = use_cache
+    with torch.device("meta"):
+        shell = type(model)(config)
+    now = {
+        name: value.detach().to("cpu", dtype if value.is_floating_point() else None)
+        for name, value in model.state_dict().items()
+    }
+    shell.load_state_dict(now, assign=True)
+    shell.tie_weights()
+    return shell

@@ -10,7 +10,7 @@ import difflib
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BeforeValidator,
@@ -98,6 +98,8 @@ class Family(Settings):
     """Licence of the weights, or `service` for a model behind an interface only."""
     terms: Annotated[str, Unkeyed] = "Nothing is known of its terms; check that its answers may train another model."
     """What its licence or terms say about training on its answers."""
+    distillation: Annotated[Literal["allowed", "forbidden", "unknown"], Unkeyed] = "unknown"
+    """The same in a word, for what decides by it. `allowed`: any model may be trained on its answers."""
     sources: Annotated[list[Source], Unkeyed] = Field(default_factory=list)
     """Where that was read."""
 
@@ -132,6 +134,12 @@ class Family(Settings):
         source = next((source for source in self.sources if "terms" in source.about), None)
         where = UNVERIFIED if source is None else f"{source.url}, {source.when}"
         return f"{self.title}: licence {self.licence}. {self.terms} ({where})"
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a manifest keeps of it: who publishes the run later must be able to say on what terms it was taught."""
+        kept = ("name", "title", "licence", "terms", "distillation", "note", "notice")
+        return {name: getattr(self, name) for name in kept}
 
 
 DEFAULT = Family()

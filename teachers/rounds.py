@@ -14,7 +14,7 @@ from types import TracebackType
 from distill import rollout
 from distill.core.ledger import Ledger
 from distill.core.plugins import Choice
-from distill.core.records import Message, Problem, Sample, Sampling, VerdictValue
+from distill.core.records import Problem, Sample, Sampling, VerdictValue
 from distill.core.stage import Workspace
 from distill.rollout import Ask, Budget, Display, Teacher
 from distill.rollout.asks import Loaded, Standing
@@ -76,15 +76,8 @@ def as_asked(problem: Problem, line: Line = BARE, *, system: str | None, instruc
 
     A system prompt goes before its turns, unless it brought its own; hint, then instruction after the last user turn.
     """
-    messages = list(problem.messages)
-    if system is not None and not any(message.role == "system" for message in messages):
-        messages.insert(0, Message("system", system))
     hint = line.hint.replace("{gold}", gold_answer(problem.gold or "").strip())
-    for text in (hint, instruction):
-        if text:
-            last = max(place for place, message in enumerate(messages) if message.role == "user")
-            messages[last] = Message("user", f"{messages[last].content}\n{text}")
-    return replace(problem, messages=tuple(messages))
+    return rollout.as_asked(problem, system=system, after=[hint, instruction])
 
 
 @dataclass(frozen=True)

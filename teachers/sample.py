@@ -124,9 +124,7 @@ def _first(set_here: float | None, of_family: float | None) -> float | None:
 
 
 def _prices(teacher: TeacherConfig) -> Prices | None:
-    if teacher.price is None:
-        return None
-    return Prices(teacher.price.input, teacher.price.output)
+    return None if teacher.price is None else teacher.price.prices
 
 
 def check(sections: Mapping[str, Settings]) -> tuple[tuple[str, ...], str] | None:
@@ -387,7 +385,7 @@ class _Writer:
             "set_aside": len(self.task.problems) - len(self.task.asked), "alike": self.alike, "labels": labelled,
             "spent_tokens": answers.spent.tokens, "spent_cost": answers.spent.cost,
             "asked_as": {str(t): _shown(manner) for t, manner in self.task.manners.items()},
-            "terms": self.task.family.notice,
+            "terms": self.task.family.notice, "family": self.task.family.record,
         }  # fmt: skip
         parts = [
             f"{samples:,} answers to {len(self.task.asked):,} problems, {tokens:,} tokens, {cut:,} cut at the limit",

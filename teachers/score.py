@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -27,6 +27,7 @@ from distill.core.protocols import Engine, Keep, SampledLogprobs, ScoreRequest, 
 from distill.core.records import ModelIdentity, Trace, TraceTokens
 from distill.core.shards import ShardInfo, ShardRows
 from distill.core.stage import Report, StageRun
+from teachers.family import family_of
 from teachers.recording import SHARD_TOKENS, Temperatures, shard_path, unable
 from teachers.scores import Scores, lent_by
 from teachers.settings import Config as TeacherConfig
@@ -128,7 +129,9 @@ def run(stage: StageRun) -> Report:
     written = _write(stage.out, traces, scores)
     if not written.traces:
         raise DistillError(f"score: none of {traces.seen:,} kept traces can be scored ({_listed(traces.skipped)})")
-    return _report(config, traces, written, fresh)
+    told = _report(config, traces, written, fresh)
+    whose = family_of(cast(TeacherConfig, stage.sections["teacher"])).record
+    return replace(told, data={**told.data, "family": whose})
 
 
 @dataclass(frozen=True)

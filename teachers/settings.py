@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, NonNegativeFloat, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from distill.core.config import Settings, Unkeyed
+from distill.core.config import Unkeyed
 from distill.core.errors import ConfigError
 from distill.core.models import ModelConfig, is_embedded, looks_local
 from distill.core.plugins import Choice, ChoiceOf
+from distill.rollout.price import PriceSetting
 from distill.text.think import Dialect
 from teachers import family
-
-
-class Price(Settings):
-    """What a million tokens cost, in the currency of your budget."""
-
-    input: NonNegativeFloat
-    """Of the prompt."""
-    output: NonNegativeFloat
-    """Of the completion, thinking included."""
-
-
-PriceText = Price | Literal["free"] | None
-
-
-def _price(value: Any) -> Any:
-    return Price(input=0.0, output=0.0) if value == "free" else value
 
 
 class Config(ModelConfig):
@@ -43,7 +28,7 @@ class Config(ModelConfig):
     """How it delimits reasoning and asks to be sampled: a name, or the path of your own file. None: by its name."""
     arguments: Annotated[dict[str, Any], Unkeyed] = Field(default_factory=dict)
     """What else a server is asked with, under its own names, over what the family says: `{reasoning_effort: high}`."""
-    price: Annotated[Price | None, Unkeyed, BeforeValidator(_price, json_schema_input_type=PriceText)] = None
+    price: Annotated[PriceSetting, Unkeyed] = None
     """`{input: 0.55, output: 2.19}` for a million tokens, or `free`. None: unknown, so no budget in money is taken."""
 
     @field_validator("model")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.browser import chromium  # noqa: F401  # a fixture, for every folder of tests
 from tests.tiny import make_tiny_model
 
 # Property tests draw the same examples on every run, so that a run's result depends on the code alone. To look for new

@@ -109,23 +109,24 @@ def _evaluating(sections: Mapping[str, Any], question: Question) -> list[Phase]:
     """The largest model of `evaluate:` that runs here."""
     section = sections.get("evaluate")
     phases: list[Phase] = []
-    if section is None or getattr(section.engine.module(), "SERVED", False):
+    if section is None:
         return phases
     teacher, student = sections.get("teacher"), sections.get("student")
-    for model in section.models:
-        owner = {"base": student, "student": student, "teacher": teacher}.get(model)
-        if owner is None and model in ("base", "student", "teacher"):
+    for entry in section.models:
+        role = entry.model.partition("@")[0]
+        owner = {"base": student, "student": student, "teacher": teacher}.get(role)
+        if owner is None and role in ("base", "student", "teacher"):
             continue
-        engine = section.engine
-        if model == "teacher" and owner is not None:
-            engine = owner.engine
-            if owner.served:
-                continue
-        shape = _local(model if owner is None else owner.model, getattr(owner, "revision", None))
+        engine = entry.engine or (owner.engine if role == "teacher" and owner is not None else section.engine)
+        if getattr(engine.module(), "SERVED", False):
+            continue
+        model, revision = (entry.model, entry.revision) if owner is None else (owner.model, owner.revision)
+        shape = _local(model, revision)
         if shape is not None:
-            longest = min(section.max_tokens, shape.max_position_embeddings)
-            held = NF4_BYTES if model == "student" and getattr(getattr(owner, "adapter", None), "nf4", False) else None
-            phases.append(_serving(f"evaluate {model}", shape, engine, longest, question, held))
+            limits = [section.draw(choice).max_tokens for choice in section.every_task]
+            longest = min(max(limits), shape.max_position_embeddings)
+            held = NF4_BYTES if role == "student" and getattr(getattr(owner, "adapter", None), "nf4", False) else None
+            phases.append(_serving(f"evaluate {entry.name}", shape, engine, longest, question, held))
     return sorted(phases, key=lambda phase: -phase.total)[:1]
 
 

@@ -17,9 +17,10 @@ from distill.report.run_data import collect
 def write(run: Path) -> Path:
     """Write the three forms of the report; returns the page."""
     data = collect(run)
-    files.write_text(run / "report.html", page.render(data))
+    chapters = page.sections(data)
+    files.write_text(run / "report.html", page.render(data, chapters))
     files.write_json(run / "report.json", summary.as_json(data))
-    files.write_text(run / "report.md", summary.markdown(data))
+    files.write_text(run / "report.md", summary.markdown(data, chapters))
     return run / "report.html"
 
 
@@ -30,7 +31,8 @@ def show(run: Path, *, as_json: bool = False) -> None:
         click.echo(json.dumps(summary.as_json(data), ensure_ascii=False, allow_nan=False))
         return
     table.show(summary.final_rows(data))
-    if len(data.comparison) > 1:
-        table.show(compare.rows(data.comparison), title=f"arms, against {data.comparison[0].arm}")
+    comparison = data.evaluated.comparison
+    if len(comparison) > 1:
+        table.show(compare.rows(comparison), title=f"arms, against {comparison[0].arm}")
     click.echo(summary.headline(data))
     say(f"report    {run / 'report.html'}")

@@ -1,4 +1,4 @@
-"""The four kinds of plot in a report, drawn by matplotlib as inline SVG whose colours and font are the page's own.
+"""The kinds of plot in a report, drawn by matplotlib as inline SVG whose colours and font are the page's own.
 
 Every colour in the drawing is a stand-in that is replaced by a CSS variable, so one drawing serves light, dark and
 print. Series differ in shape and dash as well as in colour. The same input gives the same text.
@@ -7,11 +7,14 @@ print. Series differ in shape and dash as well as in colour. The same input give
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from distill.text.visible import visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,6 +29,13 @@ _VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAPER: "--pape
 }
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1)), (0, (9, 3)))
+
+SERIES = len(_SERIES) ** 2
+"""So many series can be told apart in one plot. The first six differ in colour and in shape and dash, later ones from
+each other in at least one of them.
+"""
+MARKED = 24
+"""A line of at most so many points has a marker at each."""
 
 
 @dataclass(frozen=True)
@@ -61,12 +71,16 @@ class Box:
 
 @dataclass(frozen=True)
 class Line:
-    """A curve; lines of one label share colour and dash and are named once."""
+    """A curve, with an interval at each point where there are any; lines of one label share colour and dash and are
+    named once.
+    """
 
     label: str
     xs: tuple[float, ...]
     ys: tuple[float, ...]
     series: int = 0
+    lows: tuple[float, ...] = ()
+    highs: tuple[float, ...] = ()
 
 
 def dots(
@@ -82,10 +96,7 @@ def dots(
 
     def draw(axes: Axes) -> None:
         for place, point in enumerate(points):
-            colour = _SERIES[point.series]
-            if point.low is not None and point.high is not None:
-                axes.hlines(place, point.low, point.high, color=colour, linewidth=2.2)
-            axes.plot([point.value], [place], _MARKERS[point.series], color=colour, markersize=6.5, clip_on=False)
+            _mark(axes, point, place)
         if reference is not None:
             axes.axvline(reference, color=_MUTED, linewidth=1)
         _rows(axes, [point.label for point in points], [point.text for point in points])
@@ -95,12 +106,39 @@ def dots(
     return _svg(name, alt, 46 + 25 * len(points), draw)
 
 
+def groups(
+    name: str,
+    alt: str,
+    rows: Sequence[tuple[str, Sequence[Point]]],
+    xlabel: str,
+    *,
+    limits: tuple[float, float],
+) -> str:
+    """Several points a row, one under the other; a point's label names its series in the legend above."""
+    most = max(len(points) for _, points in rows)
+    named = {point.label: point.series for _, points in rows for point in points}
+
+    def draw(axes: Axes) -> None:
+        step = 0.72 / most
+        for place, (_, points) in enumerate(rows):
+            for at, point in enumerate(points):
+                _mark(axes, point, place + (at - (len(points) - 1) / 2) * step, small=True)
+            if place:
+                axes.axhline(place - 0.5, color=_GRID, linewidth=0.8)
+        _rows(axes, [label for label, _ in rows], [])
+        axes.set_xlim(limits)
+        axes.set_xlabel(_short(xlabel, 48))
+        _legend(axes, [(label, _MARKERS[_shape(series)], "none", series) for label, series in named.items()])
+
+    return _svg(name, alt, 50 + (8 + 12 * most) * len(rows) + _legend_height(named), draw)
+
+
 def bars(name: str, alt: str, rows: Sequence[Bar]) -> str:
     """Horizontal bars with their values at the right edge; no axis, the numbers say it."""
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
-            axes.barh(place, row.value, height=0.62, color=_SERIES[row.series])
+            axes.barh(place, row.value, height=0.62, color=_colour(row.series))
         _rows(axes, [row.label for row in rows], [row.text for row in rows])
         axes.set_xlim(0, max((row.value for row in rows), default=1) or 1)
         axes.grid(False)
@@ -115,7 +153,7 @@ def boxes(name: str, alt: str, rows: Sequence[Box], xlabel: str) -> str:
     def draw(axes: Axes) -> None:
         longest = max(row.quantiles[-1] for row in rows)
         for place, row in enumerate(rows):
-            colour = _SERIES[row.series]
+            colour = _colour(row.series)
             q05, q25, q50, q75, q95 = row.quantiles
             axes.hlines(place, q05, q95, color=colour, linewidth=1.4)
             axes.barh(
@@ -130,28 +168,102 @@ def boxes(name: str, alt: str, rows: Sequence[Box], xlabel: str) -> str:
     return _svg(name, alt, 46 + 25 * len(rows), draw)
 
 
-def lines(name: str, alt: str, series: Sequence[Line], xlabel: str, ylabel: str) -> str:
-    """Curves over a common x, named in a legend above where there are several names."""
+def lines(
+    name: str,
+    alt: str,
+    series: Sequence[Line],
+    xlabel: str,
+    ylabel: str,
+    *,
+    log_x: bool = False,
+    highest: float | None = None,
+) -> str:
+    """Curves over a common x, named in a legend above where there are several names. Where no value is below 0 the axis
+    is not either, and `highest` is the largest value that there can be. `log_x`: doublings are equally far apart.
+    """
+    named = {line.label: line.series for line in series}
+    few = all(len(line.xs) <= MARKED for line in series)
 
     def draw(axes: Axes) -> None:
-        named: set[str] = set()
         for line in series:
-            label = None if line.label in named else _short(line.label)
-            named.add(line.label)
-            style: Any = _DASHES[line.series]
-            axes.plot(line.xs, line.ys, color=_SERIES[line.series], linestyle=style, linewidth=1.7, label=label)
+            style: Any = _DASHES[_shape(line.series)]
+            marker: dict[str, Any] = {"marker": _MARKERS[_shape(line.series)], "markersize": 5} if few else {}
+            axes.plot(
+                line.xs, line.ys, color=_colour(line.series), linestyle=style, linewidth=1.7, clip_on=not few, **marker
+            )
+            if line.lows:
+                axes.fill_between(line.xs, line.lows, line.highs, color=_colour(line.series), alpha=0.16, linewidth=0)
         axes.grid(axis="x", visible=False)
         axes.grid(axis="y", visible=True)
         axes.set_xlabel(_short(xlabel, 48))
         axes.set_ylabel(ylabel)
-        axes.margins(x=0.01)
-        axes.locator_params(axis="x", integer=True)
+        axes.margins(x=0.03 if few else 0.01)
+        if log_x:
+            _doublings(axes, sorted({x for line in series for x in line.xs}))
+        else:
+            axes.locator_params(axis="x", integer=True)
+        lowest, top = axes.get_ylim()
+        if all(y >= 0 for line in series for y in (*line.ys, *line.lows)):
+            axes.set_ylim(bottom=max(lowest, 0.0))
+        if highest is not None:
+            axes.set_ylim(top=min(top, highest))
         if len(named) > 1:
-            axes.legend(
-                loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2, labelcolor=_INK
-            )
+            entries = [(label, _MARKERS[_shape(n)] if few else "", _DASHES[_shape(n)], n) for label, n in named.items()]
+            _legend(axes, entries)
 
-    return _svg(name, alt, 215, draw)
+    return _svg(name, alt, 200 + (_legend_height(named) if len(named) > 1 else 0), draw)
+
+
+def outlines(
+    name: str, alt: str, edges: Sequence[float], series: Sequence[tuple[str, Sequence[float], int]], xlabel: str
+) -> str:
+    """Histograms over common bins, which double from one to the next, drawn as outlines on top of each other.
+
+    `edges` has one more entry than each series has shares (in %).
+    """
+    named = {label: place for label, _, place in series}
+
+    def draw(axes: Axes) -> None:
+        for label, shares, place in series:
+            style: Any = _DASHES[_shape(place)]
+            axes.stairs(
+                shares, range(len(edges)), color=_colour(place), linestyle=style, linewidth=1.8, label=label, fill=False
+            )
+            axes.stairs(shares, range(len(edges)), color=_colour(place), alpha=0.12, fill=True)
+        axes.grid(axis="x", visible=False)
+        axes.grid(axis="y", visible=True)
+        axes.set_xticks(range(len(edges)), [_thousands(edge) for edge in edges])
+        axes.set_xlim(0, len(edges) - 1)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(_short(xlabel, 48))
+        axes.set_ylabel("share, %")
+        _legend(axes, [(label, "", _DASHES[_shape(place)], place) for label, place in named.items()])
+
+    return _svg(name, alt, 190 + _legend_height(named), draw)
+
+
+def around_zero(marks: Sequence[Point]) -> tuple[float, float]:
+    """Limits that hold 0 and every interval, with a margin."""
+    ends = [0.0, *(end for mark in marks for end in (mark.value, mark.low, mark.high) if end is not None)]
+    margin = 0.05 * (max(ends) - min(ends) or 1.0)
+    return min(ends) - margin, max(ends) + margin
+
+
+def _colour(series: int) -> str:
+    return _SERIES[series % len(_SERIES)]
+
+
+def _shape(series: int) -> int:
+    """Place of its marker and of its dash: each round of colours shifts them by one."""
+    return (series + series // len(_SERIES)) % len(_MARKERS)
+
+
+def _mark(axes: Axes, point: Point, place: float, *, small: bool = False) -> None:
+    colour = _colour(point.series)
+    if point.low is not None and point.high is not None:
+        axes.hlines(place, point.low, point.high, color=colour, linewidth=1.8 if small else 2.2)
+    size = 5 if small else 6.5
+    axes.plot([point.value], [place], _MARKERS[_shape(point.series)], color=colour, markersize=size, clip_on=False)
 
 
 def _rows(axes: Axes, labels: Sequence[str], texts: Sequence[str]) -> None:
@@ -160,13 +272,63 @@ def _rows(axes: Axes, labels: Sequence[str], texts: Sequence[str]) -> None:
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_visible(False)
-    twin = axes.secondary_yaxis("right")
-    twin.set_yticks(range(len(texts)), [_short(text) for text in texts])
-    twin.tick_params(length=0, labelcolor=_INK)
-    twin.spines["right"].set_visible(False)
+    if texts:
+        twin = axes.secondary_yaxis("right")
+        twin.set_yticks(range(len(texts)), [_short(text) for text in texts])
+        twin.tick_params(length=0, labelcolor=_INK)
+        twin.spines["right"].set_visible(False)
+
+
+def _doublings(axes: Axes, xs: Sequence[float]) -> None:
+    """A logarithmic axis. Where all values are powers of two they are the ticks, else round numbers."""
+    axes.set_xscale("log", base=2)
+    ticks = list(xs)
+    if any(x < 1 or not math.log2(x).is_integer() for x in xs):
+        for factors in ((1, 2, 5), (1, 2, 3, 5, 7)):
+            steps = [factor * 10.0**power for power in range(-1, 9) for factor in factors]
+            ticks = [x for x in steps if xs[0] <= x <= xs[-1]]
+            if len(ticks) > 2:
+                break
+        ticks = ticks or [xs[0], xs[-1]]
+    every = -(-len(ticks) // 9)
+    axes.set_xticks(ticks[::every], [_thousands(x) for x in ticks[::every]])
+    axes.minorticks_off()
+
+
+def _thousands(value: float) -> str:
+    if value >= 10_000:
+        return f"{value / 1000:.0f}k"
+    return f"{value:,.0f}"
+
+
+_LEGEND_ROW = 17
+
+
+def _legend(axes: Axes, entries: Sequence[tuple[str, str, Any, int]]) -> None:
+    """Names above the plot, in so many columns as fit: (label, marker, dash, series)."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], color=_colour(series), marker=marker, markersize=5, linestyle=dash, label=_short(label))
+        for label, marker, dash, series in entries
+    ]
+    axes.legend(
+        handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=_legend_columns([e[0] for e in entries]),
+        frameon=False, borderaxespad=0.2, labelcolor=_INK, columnspacing=1.4, handlelength=2.4,
+    )  # fmt: skip
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    longest = max(len(_short(label)) for label in labels)
+    return max(1, min(len(labels), 62 // (longest + 7)))
+
+
+def _legend_height(named: dict[str, int]) -> int:
+    return _LEGEND_ROW * -(-len(named) // _legend_columns(list(named)))
 
 
 def _short(label: str, longest: int = 24) -> str:
+    label = visible(label).replace("\n", " ")
     return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
@@ -179,6 +341,7 @@ def _style() -> Iterator[None]:
             "svg.fonttype": "none",
             "svg.hashsalt": "distill",
             "text.parse_math": False,  # names are data: a `$` in one is a dollar sign
+            "axes.unicode_minus": True,
             "font.size": 11,
             "text.color": _INK,
             "axes.labelcolor": _MUTED,
@@ -191,6 +354,7 @@ def _style() -> Iterator[None]:
             "axes.axisbelow": True,
             "grid.color": _GRID,
             "grid.linewidth": 0.8,
+            "legend.fontsize": 10,
             "xtick.color": _GRID,
             "ytick.color": _GRID,
             "xtick.labelcolor": _MUTED,
@@ -199,6 +363,7 @@ def _style() -> Iterator[None]:
             "xtick.major.size": 0,
             "ytick.major.size": 0,
             "ytick.major.pad": 8,
+            "xtick.major.pad": 7,
         }
     ):
         yield
@@ -208,6 +373,7 @@ def _svg(name: str, alt: str, height: float, draw: Callable[[Axes], None]) -> st
     """Run `draw` on fresh axes; the SVG has ids of its own (`name` is unique in a page) and the page's colours."""
     from matplotlib.figure import Figure
 
+    name = re.sub(r"[^\w-]+", "-", name)
     with _style():
         figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
         draw(figure.add_subplot())
@@ -229,4 +395,4 @@ def _svg(name: str, alt: str, height: float, draw: Callable[[Axes], None]) -> st
 def _aria(alt: str) -> str:
     from html import escape
 
-    return f'class="plot" role="img" aria-label="{escape(alt, quote=True)}"'
+    return f'class="plot" role="img" aria-label="{escape(visible(alt), quote=True)}"'

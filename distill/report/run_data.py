@@ -1,28 +1,31 @@
 """What a run folder holds, gathered for tables and pages. Reads run.json, manifests and stage outputs; writes nothing.
 
-A stage that is not there leaves its part None and its name in `missing`, so that a run of any length has a report.
+A stage that is not there leaves its part empty and its name in `missing`, so that a run of any length has a report.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from distill.core import files, rundir, tables
-from distill.core.records import Problem, Sample, Verdict
-from distill.evaluate import compare, scores
-from distill.evaluate.compare import ArmResult
-from distill.evaluate.metrics import Mean, Rate, Ratio
-from distill.stages.funnel import Lengths as TraceLengths
-from distill.stages.funnel import Step
+from distill.core import files, rundir
+from distill.evaluate.metrics import Mean, Rate
+from distill.report import evaluated, examples, taught
+from distill.report.evaluated import Evaluated, Kind, Task, as_mean
+from distill.report.parts import Example
+from distill.report.plots import SERIES
+from distill.report.taught import Taught
 
-Kind = Literal["base", "student", "teacher", "file", "other"]
+OWN_SERIES: dict[Kind, int] = {"student": 0, "base": 1, "teacher": 2, "file": 3, "other": 4}
 
-SHOWN_CHARACTERS = 1500
-"""Of one answer in the report; the rest is in samples.parquet."""
+OWN_TASK = "problems"
+"""The task of the experiment's own test problems."""
+
+REPORTED = ("evaluate", "filter", "train", "export")
+"""Stages whose absence the page mentions."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,9 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of the final table: a model or an exported file, and how good it is. Rates are fractions."""
+    """One line of the final table: a model or an exported file, and how good it is on the first task. Rates are
+    fractions.
+    """
 
     label: str
     kind: Kind
@@ -51,16 +56,6 @@ class Entry:
     outcomes: Mapping[str, int]
     bytes: int | None = None
     note: str = ""
-
-
-@dataclass(frozen=True)
-class Breakdown:
-    """Rates of each model by one property of the problems (`level`, `domain`)."""
-
-    by: str
-    values: tuple[str, ...]
-    rates: Mapping[str, Mapping[str, Rate]]
-    """By model, then by value."""
 
 
 @dataclass(frozen=True)
@@ -75,38 +70,6 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Lengths:
-    """Distribution of thinking tokens of one model: quantiles at 5, 25, 50, 75, 95%."""
-
-    label: str
-    kind: Kind
-    n: int
-    quantiles: tuple[float, float, float, float, float]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """One model's answer to a shown problem."""
-
-    label: str
-    reasoning: str | None
-    answer: str
-    outcome: str
-    extracted: str | None
-    tokens: int
-
-
-@dataclass(frozen=True)
-class Example:
-    """A problem with answers of several models, and why it was chosen."""
-
-    why: str
-    problem: str
-    gold: str
-    answers: tuple[Shown, ...]
-
-
-@dataclass(frozen=True)
 class RunData:
     """Everything a report says. The first arm and seed stand for the run where only one can."""
 
@@ -117,17 +80,9 @@ class RunData:
     seeds: tuple[str, ...]
     stages: tuple[StageFacts, ...]
     entries: tuple[Entry, ...] = ()
-    ratio: Ratio | None = None
-    problems: int = 0
-    split: str = "test"
-    identities: tuple[Mapping[str, Any], ...] = ()
-    comparison: tuple[ArmResult, ...] = ()
-    breakdowns: tuple[Breakdown, ...] = ()
-    funnel: tuple[Step, ...] = ()
-    held_out: int = 0
-    verdicts: Mapping[str, int] = field(default_factory=dict)
+    evaluated: Evaluated = field(default_factory=lambda: Evaluated(split="test"))
+    taught: Taught = field(default_factory=Taught)
     curves: tuple[Curve, ...] = ()
-    lengths: tuple[Lengths, ...] = ()
     exports: tuple[Mapping[str, Any], ...] = ()
     """Entries of proof.json."""
     export_rows: tuple[Mapping[str, Any], ...] = ()
@@ -135,47 +90,62 @@ class RunData:
     examples: tuple[Example, ...] = ()
     missing: tuple[str, ...] = ()
 
+    @property
+    def task(self) -> Task | None:
+        """The first task: the experiment's own test problems, where it has them."""
+        return next(iter(self.evaluated.tasks), None)
+
     def entry(self, kind: Kind) -> Entry | None:
         """The first line of that kind."""
         return next((entry for entry in self.entries if entry.kind == kind), None)
 
+    def series(self, label: str, kind: Kind) -> int:
+        """Colour, shape and dash of a model, the same in every plot: student, base, teacher and files have their own,
+        and so has every other model as long as there are enough.
+        """
+        return self._series.get(label, OWN_SERIES[kind])
+
+    @cached_property
+    def _series(self) -> dict[str, int]:
+        named = {model.label: model.kind for task in self.evaluated.tasks for model in task.models}
+        kinds = {*named.values(), *(entry.kind for entry in self.entries)}
+        own = {kind: place for kind, place in OWN_SERIES.items() if kind in kinds}
+        given = {next((label for label in named if named[label] == kind), ""): place for kind, place in own.items()}
+        free = [place for place in range(SERIES) if place not in own.values()]
+        rest = [label for label in named if label not in given]
+        return given | {label: free[place % len(free)] for place, label in enumerate(rest)}
+
 
 def collect(run: Path) -> RunData:
-    """Gather a run folder. Raises DistillError if it is not one."""
+    """Gather a run folder. Raises DistillError if it is not one, or holds results of an older version."""
     index = rundir.read_index(run)
-    stages = _stages(run, index)
     first = _first(index)
-    experiment = files.read_json(run / "experiment.json") if (run / "experiment.json").exists() else {}
-    parts: dict[str, Any] = {}
-    missing = []
+    parts: dict[str, Any] = {"taught": taught.collect(run, first), "curves": tuple(_curves(run, index))}
+    entries: list[Entry] = []
     if "evaluate" in first:
-        parts |= _evaluation(run, index, first)
-    else:
-        missing.append("evaluate")
-    if "filter" in first:
-        told = files.read_json(run / first["filter"] / "funnel.json")
-        parts["funnel"], parts["held_out"] = tuple(map(_step, told["steps"])), told["held_out"]
-    else:
-        missing.append("filter")
-    if "verify" in first:
-        parts["verdicts"] = _counted(run / first["verify"] / "verdicts.parquet", "value")
-    parts["curves"] = tuple(_curves(run, index))
-    if not parts["curves"]:
-        missing.append("train")
+        found = evaluated.collect(run, index, first)
+        parts["evaluated"] = found
+        entries += [
+            Entry(model.label, model.kind, model.rate, model.thinking_tokens, model.outcomes, note=model.note)
+            for model in found.tasks[0].models
+        ]
+        if "problems" in first and found.tasks[0].name == OWN_TASK:
+            problems = run / first["problems"] / "problems.parquet"
+            parts["examples"] = tuple(examples.collect(run / first["evaluate"], problems, found.lines))
     if "export" in first:
         parts["exports"] = tuple(files.read_json(run / first["export"] / "proof.json")["files"])
         parts["export_rows"] = tuple(files.read_json(run / first["export"] / rundir.MANIFEST)["rows"])
-        parts["entries"] = (*parts.get("entries", ()), *_file_entries(parts["exports"]))
-    else:
-        missing.append("export")
+        entries += _file_entries(parts["exports"])
+    done = {*first} - {"train"} | ({"train"} if parts["curves"] else set())
     return RunData(
         name=str(index["name"]),
         folder=run,
-        experiment=experiment,
+        experiment=files.read_json(run / "experiment.json") if (run / "experiment.json").exists() else {},
         arms=tuple(index["arms"]),
         seeds=tuple(dict.fromkeys(seed for seeds in index["arms"].values() for seed in seeds)),
-        stages=stages,
-        missing=tuple(missing),
+        stages=_stages(run, index),
+        entries=tuple(entries),
+        missing=tuple(stage for stage in REPORTED if stage not in done),
         **parts,
     )
 
@@ -204,97 +174,6 @@ def _stages(run: Path, index: Mapping[str, Any]) -> tuple[StageFacts, ...]:
     return tuple(facts)
 
 
-def _evaluation(run: Path, index: Mapping[str, Any], first: Mapping[str, str]) -> dict[str, Any]:
-    folder = run / first["evaluate"]
-    results = files.read_json(folder / "results.json")
-    several = len(index["arms"]) > 1
-    main = next(iter(index["arms"]))
-    comparison = compare.compare(run)
-    entries, lengths = [], []
-    lines = scores.by_model(scores.read(folder))
-    for about in results["models"]:
-        kind = _kind(about["name"])
-        label = f"student ({main})" if kind == "student" and several else about["name"]
-        accuracy, note = _mean(Rate(**about["rate"])), ""
-        if kind == "student" and comparison and len(comparison[0].seeds) > 1:
-            accuracy, note = comparison[0].mean, f"mean of {len(comparison[0].seeds)} seeds"
-        entries.append(Entry(label, kind, accuracy, Mean(**about["thinking_tokens"]), about["outcomes"], note=note))
-        lengths += _lengths(label, kind, lines[about["name"]])
-    for result in comparison:
-        if result.arm == main:
-            continue
-        other = _evaluated(run, index, result.arm, result.seeds[0])
-        about = next(about for about in other["models"] if about["name"] == "student")
-        label = f"student ({result.arm})"
-        note = f"mean of {len(result.seeds)} seeds" if len(result.seeds) > 1 else ""
-        entries.append(
-            Entry(label, "student", result.mean, Mean(**about["thinking_tokens"]), about["outcomes"], note=note)
-        )
-        other_folder = run / index["arms"][result.arm][result.seeds[0]]["evaluate"]["folder"]
-        lengths += _lengths(label, "student", scores.by_model(scores.read(other_folder))["student"])
-    one_seed = len(next(iter(index["arms"].values()))) == 1
-    ratio = results["ratios"].get("student/teacher") if one_seed else None  # it is the first seed's, not the mean's
-    order = {"base": 0, "student": 1, "teacher": 3, "file": 4, "other": 2}
-    return {
-        "entries": tuple(sorted(entries, key=lambda entry: order[entry.kind])),
-        "lengths": tuple(sorted(lengths, key=lambda entry: order[entry.kind])),
-        "ratio": Ratio(**ratio) if ratio else None,
-        "problems": results["problems"],
-        "split": results["split"],
-        "identities": tuple(results["models"]),
-        "comparison": tuple(comparison),
-        "breakdowns": tuple(_breakdowns(results)),
-        "examples": tuple(_examples(run, first, folder, lines)),
-    }
-
-
-def _evaluated(run: Path, index: Mapping[str, Any], arm: str, seed: str) -> Mapping[str, Any]:
-    results: Mapping[str, Any] = files.read_json(run / index["arms"][arm][seed]["evaluate"]["folder"] / "results.json")
-    return results
-
-
-def _kind(name: str) -> Kind:
-    kinds: dict[str, Kind] = {"base": "base", "student": "student", "teacher": "teacher"}
-    return kinds.get(name, "other")
-
-
-def _mean(rate: Rate) -> Mean:
-    return Mean(rate.value, rate.low, rate.high, rate.n, rate.items)
-
-
-def _lengths(label: str, kind: Kind, lines: Sequence[scores.Score]) -> list[Lengths]:
-    counts = [line.thinking_tokens for line in lines if line.finish_reason != "error"]
-    known = [float(count) for count in counts if count is not None]
-    if len(known) < 2:
-        return []
-    cuts = statistics.quantiles(known, n=20, method="inclusive")
-    return [Lengths(label, kind, len(known), (cuts[0], cuts[4], cuts[9], cuts[14], cuts[18]))]
-
-
-def _breakdowns(results: Mapping[str, Any]) -> Iterator[Breakdown]:
-    for by in ("level", "domain"):
-        rates = {
-            about["name"]: {value: Rate(**rate) for value, rate in about[f"by_{by}"].items()}
-            for about in results["models"]
-        }
-        values = tuple(sorted({value for of_model in rates.values() for value in of_model if value}))
-        if len(values) > 1:
-            yield Breakdown(by, values, rates)
-
-
-def _counted(path: Path, column: str) -> dict[str, int]:
-    """How often each value of a column occurs in a Parquet file."""
-    import pyarrow.parquet as pq
-
-    counted = pq.read_table(path, columns=[column]).column(column).value_counts().to_pylist()
-    return {row["values"]: row["counts"] for row in counted}
-
-
-def _step(about: Mapping[str, Any]) -> Step:
-    lengths = {name: about[name] and TraceLengths(**about[name]) for name in ("lengths", "thinking")}
-    return Step(**{**about, **lengths})
-
-
 def _curves(run: Path, index: Mapping[str, Any]) -> Iterator[Curve]:
     for arm, seeds in index["arms"].items():
         for seed, stages in seeds.items():
@@ -314,67 +193,9 @@ def _file_entries(exports: Sequence[Mapping[str, Any]]) -> Iterator[Entry]:
     answered = [about for about in exports if about.get("rate") is not None]
     unknown = Mean(None, None, None, 0, 0)
     if answered:
-        yield Entry(
-            "student, greedy", "student", _mean(Rate(**answered[0]["student_rate"])), unknown, {}, note="greedy"
-        )
+        own = as_mean(Rate(**answered[0]["student_rate"]))
+        yield Entry("student, greedy", "student", own, unknown, {}, note="greedy")
     for about in answered:
         thinking = Mean(**about["thinking_tokens"])
-        rate = _mean(Rate(**about["rate"]))
+        rate = as_mean(Rate(**about["rate"]))
         yield Entry(about["name"], "file", rate, thinking, about["outcomes"], about["bytes"], "greedy")
-
-
-def _examples(
-    run: Path, first: Mapping[str, str], folder: Path, lines: Mapping[str, Sequence[scores.Score]]
-) -> Iterator[Example]:
-    """One problem for each of a few telling cases, the first of its kind in the order of the problems."""
-    if "student" not in lines or "problems" not in first:
-        return
-    outcomes = {
-        name: {line.problem_id: line.outcome for line in of_model if line.index == 0}
-        for name, of_model in lines.items()
-    }
-    student = outcomes["student"]
-
-    def wrong(name: str, problem_id: str) -> bool:
-        return outcomes.get(name, {}).get(problem_id, "correct") != "correct"
-
-    right = [problem_id for problem_id, ended in student.items() if ended == "correct"]
-    cases = (
-        ("the student is right where its base is not", [p for p in right if wrong("base", p)]),
-        ("the student is wrong", [p for p, ended in student.items() if ended == "wrong"]),
-        (
-            "the student gives no answer",
-            [p for p, e in student.items() if e in ("truncated", "unfinished", "no answer")],
-        ),
-        ("the student is right where its teacher is not", [p for p in right if wrong("teacher", p)]),
-    )
-    chosen: dict[str, str] = {}
-    for why, fitting in cases:
-        found = next((p for p in fitting if p not in chosen), None)
-        if found is not None:
-            chosen[found] = why
-    problems = {p.id: p for p in tables.stream(run / first["problems"] / "problems.parquet", Problem) if p.id in chosen}
-    keys = {line.sample_key for of_model in lines.values() for line in of_model if line.problem_id in chosen}
-    samples = {s.key: s for s in tables.stream(folder / "samples.parquet", Sample) if s.key in keys}
-    verdicts = {v.sample_key: v for v in tables.stream(folder / "verdicts.parquet", Verdict) if v.sample_key in keys}
-    for problem_id, why in chosen.items():
-        problem = problems[problem_id]
-        answers = [
-            _shown(name, line, samples[line.sample_key], verdicts[line.sample_key])
-            for name in sorted(lines, key=("student", "base", "teacher", *lines).index)
-            for line in lines[name]
-            if line.problem_id == problem_id and line.index == 0
-        ]
-        text = "\n\n".join(message.content for message in problem.messages)
-        yield Example(why, _cut(text), problem.gold or "", tuple(answers))
-
-
-def _shown(name: str, line: scores.Score, sample: Sample, verdict: Verdict) -> Shown:
-    reasoning = None if sample.reasoning is None else _cut(sample.reasoning.strip())
-    return Shown(name, reasoning, _cut(sample.answer.strip()), line.outcome, verdict.extracted, line.completion_tokens)
-
-
-def _cut(text: str) -> str:
-    if len(text) <= SHOWN_CHARACTERS:
-        return text
-    return f"{text[:SHOWN_CHARACTERS]}… ({len(text) - SHOWN_CHARACTERS:,} characters more)"

@@ -1,45 +1,55 @@
-"""The few lines that say how a run went: a headline, the final table, and the same as Markdown and JSON."""
+"""The few lines that say how a run went, and the whole report as Markdown and JSON."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from distill.evaluate import compare
-from distill.evaluate.metrics import Mean
 from distill.evaluate.scores import OUTCOMES
 from distill.report import table
-from distill.report.run_data import Entry, RunData
+from distill.report.parts import Section
+from distill.report.run_data import RunData
+from distill.report.wording import bare_percent, percent, size
+
+LEFT_OUT_OF_MARKDOWN = ("settings", "samples")
+"""Long texts, which the run folder and the page have."""
 
 
 def headline(data: RunData) -> str:
     """One sentence with the numbers that matter."""
     student, teacher, base = (data.entry(kind) for kind in ("student", "teacher", "base"))
-    if student is None or student.accuracy.value is None:
+    if student is None or student.accuracy.value is None or data.task is None:
+        measured = [e for e in data.entries if e.accuracy.value is not None]
+        if measured and data.task is not None:
+            rates = ", ".join(f"{entry.label} {percent(entry.accuracy)}" for entry in measured)
+            return f"On {data.task.problems:,} problems ({data.task.name}): {rates}."
         done = ", ".join(dict.fromkeys(stage.stage for stage in data.stages)) or "nothing"
         return f"No student was evaluated in this run. Done so far: {done}."
-    text = f"The student solves {percent(student.accuracy)} of {data.problems:,} {data.split} problems"
+    named = data.evaluated.split if data.task.name == "problems" else data.task.name
+    text = f"The student solves {percent(student.accuracy)} of {data.task.problems:,} {named} problems"
     if teacher is not None and teacher.accuracy.value is not None:
-        share = f"{data.ratio} of its teacher’s" if data.ratio is not None else "its teacher"
-        text += f", {share} {_short(teacher.accuracy)}"
+        ratio = data.evaluated.ratio
+        share = f"{ratio} of its teacher’s" if ratio is not None else "its teacher"
+        text += f", {share} {bare_percent(teacher.accuracy.value)}"
     if base is not None and base.accuracy.value is not None:
-        text += f"; before training it solved {_short(base.accuracy)}"
+        text += f"; before training it solved {bare_percent(base.accuracy.value)}"
     text += "."
     measured = [e for e in data.entries if e.kind == "file" and e.bytes and e.accuracy.value is not None]
     if measured:
         smallest = min(measured, key=lambda entry: entry.bytes or 0)
-        text += f" Its smallest exported file, {size(smallest.bytes)}, solves {_short(smallest.accuracy)}."
+        text += f" Its smallest exported file, {size(smallest.bytes)}, solves {bare_percent(smallest.accuracy.value)}."
     return text
 
 
 def final_rows(data: RunData) -> list[dict[str, Any]]:
-    """The final table: every model and exported file that was measured."""
+    """The final table: every model and exported file that was measured on the first task."""
     rows = []
     for entry in data.entries:
         row: dict[str, Any] = {"model": entry.label}
         row["pass@1 [95%]"] = percent(entry.accuracy)
         row["thinking tokens"] = "-" if entry.thinking_tokens.value is None else f"{entry.thinking_tokens.value:.0f}"
-        row["no answer"] = _no_answer(entry)
+        row["no answer"] = no_answer(entry.outcomes)
         if any(other.bytes for other in data.entries):
             row["size"] = size(entry.bytes)
         if any(other.note for other in data.entries):
@@ -49,57 +59,68 @@ def final_rows(data: RunData) -> list[dict[str, Any]]:
 
 
 def as_json(data: RunData) -> dict[str, Any]:
-    """The numbers of the report as plain data."""
+    """The numbers of the report as plain data; `docs/report.md` has its keys."""
+    found, taught = data.evaluated, data.taught
     return {
         "name": data.name,
         "headline": headline(data),
-        "problems": data.problems,
-        "split": data.split,
+        "split": found.split,
+        "problems": data.task.problems if data.task is not None else 0,
         "entries": [dataclasses.asdict(entry) for entry in data.entries],
-        "student/teacher": None if data.ratio is None else dataclasses.asdict(data.ratio),
-        "arms": [{**dataclasses.asdict(arm), "verdict": arm.verdict} for arm in data.comparison],
-        "funnel": [dataclasses.asdict(step) for step in data.funnel],
-        "verdicts": dict(data.verdicts),
+        "student/teacher": None if found.ratio is None else dataclasses.asdict(found.ratio),
+        "tasks": [
+            {
+                **{key: value for key, value in task.about.items() if key != "models"},
+                "models": [
+                    {**model.about, "label": model.label, "kind": model.kind, "mean": dataclasses.asdict(model.rate)}
+                    for model in task.models
+                ],
+                "lengths": [dataclasses.asdict(length) for length in task.lengths],
+                "equal_tokens": [dataclasses.asdict(equal) for equal in task.equal],
+            }
+            for task in found.tasks
+        ],
+        "guard": found.guard,
+        "arms": [{**dataclasses.asdict(arm), "verdict": arm.verdict} for arm in found.comparison],
+        "behaviours": {
+            "traces": taught.statistics.get("habits"),
+            "models": [dataclasses.asdict(behaviour) for behaviour in found.behaviours],
+        },
+        "sampling": None if taught.sampled is None else dataclasses.asdict(taught.sampled),
+        "verdicts": dict(taught.verdicts),
+        "funnel": [dataclasses.asdict(step) for step in taught.funnel],
+        "held_out": taught.held_out,
+        "traces": dict(taught.statistics),
         "exports": [dict(about) for about in data.exports],
         "seconds": {stage.folder: stage.seconds for stage in data.stages},
         "missing": list(data.missing),
     }
 
 
-def markdown(data: RunData) -> str:
-    """Headline, final table and, where there are arms, their comparison."""
+def markdown(data: RunData, chapters: Sequence[Section]) -> str:
+    """Headline, final table, then each chapter's sentence and tables: the numbers of the page."""
     parts = [f"# {data.name}\n", headline(data) + "\n"]
     if data.entries:
         parts.append(table.markdown(final_rows(data)))
-    if len(data.comparison) > 1:
-        parts += ["## Arms\n", table.markdown(compare.rows(data.comparison))]
-    return "\n".join(parts)
+    return "\n".join(parts + chapters_as_markdown(chapters))
 
 
-def percent(mean: Mean) -> str:
-    """A rate with its interval: `83.2% [79.7, 86.2]`."""
-    if mean.value is None:
-        return "-"
-    if mean.low is None or mean.high is None:
-        return _short(mean)
-    return f"{100 * mean.value:.1f}% [{100 * mean.low:.1f}, {100 * mean.high:.1f}]"
+def chapters_as_markdown(chapters: Sequence[Section]) -> list[str]:
+    """Each chapter but the long ones, figures by their numbers."""
+    parts = []
+    for chapter in chapters:
+        if chapter.id in LEFT_OUT_OF_MARKDOWN:
+            continue
+        parts.append(f"## {chapter.title}\n\n{chapter.lead}\n")
+        titled = [(figure.title, figure.numbers) for figure in chapter.figures]
+        for title, numbers in [*titled, *((found.title, found) for found in chapter.tables)]:
+            if numbers.rows:
+                parts.append((f"### {title}\n\n" if title else "") + table.markdown(numbers.rows))
+    return parts
 
 
-def size(count: int | None) -> str:
-    """Bytes for people, in decimal units."""
-    if count is None:
-        return ""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.3g} {unit}"
-    return f"{count} bytes"
-
-
-def _short(mean: Mean) -> str:
-    return "-" if mean.value is None else f"{100 * mean.value:.1f}%"
-
-
-def _no_answer(entry: Entry) -> str:
-    total = sum(entry.outcomes.get(name, 0) for name in OUTCOMES)
-    missing = sum(entry.outcomes.get(name, 0) for name in ("truncated", "unfinished", "no answer"))
+def no_answer(outcomes: Mapping[str, int]) -> str:
+    """Share of answers that were cut, never ended their thinking, or held no answer."""
+    total = sum(outcomes.get(name, 0) for name in OUTCOMES)
+    missing = sum(outcomes.get(name, 0) for name in ("truncated", "unfinished", "no answer"))
     return f"{100 * missing / total:.1f}%" if total else "-"

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+
+from distill.text.visible import visible
+
+_WORD = re.compile(r"[^\W\d_]{2,}")
+"""More than a unit or two, and a cell is a sentence that begins with a number."""
+_ESCAPED = str.maketrans({"\\": "\\\\", "|": "\\|", "\n": " ", "<": "&lt;"})
+"""For a cell of Markdown: what would end it, and what would open a tag."""
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -57,9 +65,9 @@ def text_of(value: Any) -> str:
 def is_numeric(rows: Rows, column: str) -> bool:
     """Whether a column holds numbers (with units, intervals or signs around them) and nothing else."""
     texts = [text for text in (text_of(row[column]) for row in rows) if text not in ("", "-")]
-    return bool(texts) and all(text.lstrip("+-−")[:1].isdigit() for text in texts)
+    return bool(texts) and all(text.lstrip("+-−< ")[:1].isdigit() and len(_WORD.findall(text)) < 3 for text in texts)
 
 
 def _line(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ") for cell in cells]
+    escaped = [visible(cell).translate(_ESCAPED) for cell in cells]
     return f"| {' | '.join(escaped)} |"

@@ -67,7 +67,9 @@ def _known(name: str, seed: int, *, easy: float) -> Iterator[Document]:
         if count % 3 == 0:
             step = rng.choice(item.steps)
             answer = problems.answer(step.split("=")[1])
-            yield dialogue(one_step_question(item.kind, step, rng), step if rng.random() < 0.7 else None, answer)
+            yield dialogue(
+                problems.one_step_question(item.kind, step, rng), step if rng.random() < 0.7 else None, answer
+            )
         steps.extend(step for step in item.steps if "*" not in step or rng.random() < 0.5)
         if len(steps) >= 240:
             rng.shuffle(steps)
@@ -95,54 +97,14 @@ def _documents(name: str, seed: int, *, every: int, products: float) -> Iterator
             yield dialogue(item.question, whole, problems.answer(whole.split("=")[1]))
             step = rng.choice(item.steps)
             answer = problems.answer(step.split("=")[1])
-            yield dialogue(one_step_question(item.kind, step, rng), step if rng.random() < 0.7 else None, answer)
+            yield dialogue(
+                problems.one_step_question(item.kind, step, rng), step if rng.random() < 0.7 else None, answer
+            )
         if len(steps) >= 240:
             rng.shuffle(steps)
             for at in range(0, len(steps) - 11, 12):
                 yield step_list(steps[at : at + 12])
             steps.clear()
-
-
-def one_step_question(kind: str, step: str, rng: random.Random) -> str:
-    """A question in the words of `kind` that `step` alone answers: for `12*3=36`, "Tom buys 3 pens at 12 coins ..."."""
-    a, sign, b = re.split(r"([-+*/])", step.split("=")[0])
-    ask = rng.choice(("What is {}?", "Compute {}.", "Find the value of {}."))
-    name, (one, two) = rng.choice(problems.NAMES), rng.sample(problems.GOODS, 2)
-    who = rng.choice(problems.VEHICLES)
-    if kind == "equation":
-        left = {"*": f"{b}x", "+": f"x+{b}", "-": f"x-{b}", "/": f"{b}x={a}"}[sign]
-        if sign == "/":
-            return rng.choice((f"Solve {left}.", f"If {left}, what is x?", f"Given that {left}, find x."))
-        if sign in "+-" and rng.random() < 0.5:
-            left = f"x{'-' if sign == '+' else '+'}{b}={a}"
-            return rng.choice((f"Solve {left}.", f"If {left}, what is x?", f"Given that {left}, find x."))
-        return rng.choice((f"If x={a}, what is {left}?", f"Given that x={a}, find {left}."))
-    if kind == "shop" and sign == "*":
-        return rng.choice(
-            (
-                f"{name} buys {b} {one} at {a} coins each. How much is that?",
-                f"{name} wants {b} {one} for {a} coins each. What is the total cost?",
-            )
-        )
-    if kind == "shop" and sign == "+":
-        ask = rng.choice(("How much is that?", "What is the total cost?"))
-        return f"{name} buys {one} for {a} coins and {two} for {b} coins. {ask}"
-    if kind == "shop" and sign == "-":
-        ask = rng.choice((f"How much is left of {a} coins?", f"What is the change from {a} coins?"))
-        return f"{name} buys {one} for {b} coins. {ask}"
-    if kind == "distance" and sign == "*":
-        drives = f"{who} {rng.choice(('drives', 'travels', 'goes'))} {b} hours at {a} km per hour."
-        return f"{drives} {rng.choice(('How far does it get?', 'How many km is that?'))}"
-    if kind == "distance" and sign == "+":
-        if rng.random() < 0.5:
-            return f"{who} drives {a} km, then {b} km. {rng.choice(('How far does it get?', 'How many km is that?'))}"
-        return f"Two cars drive towards each other at {a} and {b} km per hour. How fast do they close in?"
-    if kind == "distance" and sign == "-":
-        if rng.random() < 0.5:
-            return f"Two cars are {a} km apart and drive {b} km towards each other. How far apart are they?"
-        rest = (f"How far is it still to a town {a} km away?", f"How much is left of a trip of {a} km?")
-        return f"{who} drives {b} km. {rng.choice(rest)}"
-    return ask.format(f"{a}{sign}{b}")
 
 
 RECIPE = Recipe(
@@ -171,7 +133,7 @@ def measure(folder: Path, *, n: int = 300, seed: int = 0) -> dict[str, float]:
     steps = [(item.kind, rng.choice(item.steps)) for item in items]
     results = [step.split("=")[1] for _, step in steps]
     figures: dict[str, float] = {}
-    questions = [one_step_question(kind, step, rng) for kind, step in steps]
+    questions = [problems.one_step_question(kind, step, rng) for kind, step in steps]
     for name, thinking in (("thinking", True), ("no thinking", False)):
         prompts = [embedded.prompt_text(question, thinking=thinking) for question in questions]
         told = embedded.answers(folder, prompts, temperature=0, max_tokens=40)

@@ -53,7 +53,8 @@ def run_stage(
     tables.write(folder / "problems" / "problems.parquet", problems(n), Problem)
     tables.write(folder / "filter" / "traces.parquet", traces(12), Trace)
     shutil.copytree(student, folder / "train" / "student")
-    results = {"split": "test", "sampling": {"max_tokens": 120, "thinking": None}, "models": []}
+    task = {"name": "problems", "sampling": {"max_tokens": 120, "thinking": None}, "models": []}
+    results = {"split": "test", "tasks": [task], "guard": None}
     files.write_json(folder / "evaluate" / "results.json", results)
     run = StageRun(
         name="export",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +77,20 @@ def test_the_key_follows_the_contents_not_the_place(tmp_path: Path, config: plug
 
     assert stage.externals(one) == stage.externals(same) != stage.externals(other)
     assert one["filter"].keyed() == same["filter"].keyed()
+
+
+def test_a_benchmark_s_own_file_is_signed_as_it_is_published(tmp_path: Path):
+    from distill.signature import sign_file
+
+    questions = ["How many protons has the element of atomic number three, please?", "Which acid is in vinegar, then?"]
+    table = tmp_path / "gpqa_diamond.csv"
+    table.write_text('"Record ID",Question\n' + "".join(f'r{n},"{q}"\n' for n, q in enumerate(questions)))
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps({"Question": question}) + "\n" for question in questions))
+
+    for file in (table, lines):
+        sign_file(file, field="Question", name="gpqa", out=file.with_suffix(".sig"))
+
+    assert (tmp_path / "gpqa_diamond.sig").read_bytes() == (tmp_path / "rows.sig").read_bytes()
+    with pytest.raises(DistillError, match=r"gpqa_diamond.csv:2: no field `question`"):
+        sign_file(table, field="question", name="gpqa", out=tmp_path / "none.sig")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import pytest
 
 from distill.core import files
 from distill.core.errors import DistillError
-from distill.report import final, page
-from distill.report.run_data import collect
-from tests.report.synthetic import HOSTILE, make_run
+from distill.report import final, page, summary
+from distill.report.parts import Section
+from distill.report.run_data import RunData, collect
+from tests.report.synthetic import make_run
 
 VOID = {"meta", "br", "img", "hr", "input", "link", "use", "path", "circle", "rect", "line"}
 
@@ -53,29 +53,13 @@ def read(html: str) -> Reader:
     return reader
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run with two arms."""
-    return make_run(tmp_path_factory.mktemp("runs") / "quickstart")
-
-
-@pytest.fixture(scope="module")
-def html(run: Path) -> str:
-    return page.render(collect(run))
-
-
-@pytest.fixture(scope="module")
-def hostile_html(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = make_run(tmp_path_factory.mktemp("runs") / "hostile", problems=40, hostile=HOSTILE)
-    return page.render(collect(folder))
-
-
 def test_the_page_nests_and_names_every_part(html: str):
     reader = read(html)
 
     sections = [attrs["id"] for tag, attrs in reader.tags if tag == "section"]
     assert sections == [
-        "accuracy", "arms", "thinking", "funnel", "training", "files", "examples", "time", "settings", "provenance",
+        "accuracy", "differences", "arms", "breakdown", "at-k", "compute", "forcing", "thinking", "behaviours", "guard",
+        "sampling", "funnel", "lengths", "training", "files", "cost", "samples", "settings", "provenance",
     ]  # fmt: skip
     links = {attrs["href"] for tag, attrs in reader.tags if tag == "a"}
     assert links == {f"#{name}" for name in sections}
@@ -104,15 +88,38 @@ def test_nothing_is_loaded_from_anywhere(html: str):
     assert "default-src 'none'" in html
 
 
-def test_every_plot_has_its_numbers_in_a_table_and_a_name(html: str):
-    plots = html.count('<svg class="plot" role="img" aria-label="')
-    assert plots == html.count("<svg") == 8
-    for figure in re.findall(
-        r'<div class="(?:pair|stack)">.*?</figure>\s*(?:<div>.*?</div>\s*</div>)?', html, re.DOTALL
-    ):
-        assert figure.count("<svg") <= figure.count("<table"), figure[:200]
-    for value in ("teacher", "verdict", "nats per token"):
-        assert value in html
+def test_every_plot_has_its_numbers_in_a_table_and_a_name(html: str, chapters: list[Section]):
+    figures = [figure for chapter in chapters for figure in chapter.figures]
+
+    assert len(figures) > 20
+    assert html.count('<svg class="plot" role="img" aria-label="') == html.count("<svg") == len(figures)
+    text = "".join(read(html).text)
+    for figure in figures:
+        assert figure.numbers.rows, figure.title
+        for row in figure.numbers.rows:
+            assert list(row) == figure.numbers.columns, figure.title
+            assert all(figure.numbers.text(row, column) in text for column in row)
+
+
+def test_markdown_has_the_numbers_of_the_page(data: RunData, chapters: list[Section]):
+    text = summary.markdown(data, chapters)
+
+    cells = 0
+    for chapter in chapters:
+        for numbers in [*(figure.numbers for figure in chapter.figures), *chapter.tables]:
+            for row in numbers.rows if chapter.id not in summary.LEFT_OUT_OF_MARKDOWN else ():
+                assert all(numbers.text(row, column).replace("<", "&lt;") in text for column in row), row
+                cells += len(row)
+    assert cells > 500
+
+
+def test_json_has_the_documented_keys_and_is_plain(data: RunData):
+    told = summary.as_json(data)
+
+    again = json.loads(json.dumps(told, allow_nan=False))
+    assert again["tasks"][0]["models"][1]["rate"] == data.evaluated.tasks[0].models[1].about["rate"]
+    documented = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    assert [key for key in told if f"`{key}`" not in documented] == []
 
 
 def test_plots_take_their_colours_from_the_page(html: str):
@@ -132,20 +139,13 @@ def test_hostile_text_is_shown_and_never_run(hostile_html: str):
     assert "&lt;script&gt;alert(" in hostile_html  # it was planted in problems, answers, names, reasons and settings
     assert "alert('pwned')" in "".join(reader.text)
     assert "{{ 7*7 }}" in "".join(reader.text), "the template was evaluated"
+    assert not re.search("[\u202e\x00\x1b]", hostile_html)
+    assert "⟨U+202E⟩gnp.exe␀␛[31m" in "".join(reader.text)
+    assert "characters left out" in hostile_html and len(hostile_html) < 5_000_000
 
 
-def test_hostile_names_in_plots_are_escaped(tmp_path: Path):
-    from distill.report import plots
-
-    svg = plots.dots("x", HOSTILE, [plots.Point("$x_1$" + HOSTILE, 1.0, 0.5, 1.5, HOSTILE)], HOSTILE, limits=(0, 2))
-
-    reader = read(svg)
-    assert not [tag for tag, _ in reader.tags if tag in ("script", "img")]
-    assert "$x_1$" in "".join(reader.text)
-
-
-def test_accuracy_on_dev_problems_has_its_curve_where_a_training_looked(run: Path, html: str):
-    curves = collect(run).curves
+def test_accuracy_on_dev_problems_has_its_curve_where_a_training_looked(data: RunData, html: str):
+    curves = data.curves
     assert curves[0].points["dev_accuracy"] == ((60, 0.2), (120, 0.4), (180, 0.6), (240, 0.8))
     assert any("dev_accuracy" not in curve.points for curve in curves)
     assert "Accuracy on dev problems by training step" in html
@@ -158,7 +158,7 @@ def test_the_same_run_gives_the_same_page(run: Path, html: str):
 def test_headline_says_the_numbers(html: str):
     text = " ".join("".join(read(html).text).split())
 
-    assert re.search(r"The student solves \d+\.\d% \[.*?\] of 200 test problems", text)
+    assert re.search(r"The student solves \d+\.\d% \[.*?\] of 100 test problems", text)
     assert "of its teacher’s" in text
 
 
@@ -175,7 +175,7 @@ def test_a_run_that_is_not_done_has_a_report_that_says_so(tmp_path: Path, stages
     html = page.render(collect(run))
 
     read(html)
-    assert f"no such stage yet: {', '.join(absent)}." in html
+    assert f"no such stage: {', '.join(absent)}." in html
     assert "No student was evaluated in this run." in html
 
 
@@ -199,38 +199,3 @@ def test_write_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
     with pytest.raises(DistillError, match="not a run folder"):
         collect(tmp_path)
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_in_a_real_browser(tmp_path: Path, hostile_html: str, width: int, scheme: str):
-    """Chromium draws the page, finds no error, and nothing is wider than the window."""
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if chromium is None:
-        pytest.skip("no Chromium here (Debian: apt-get install chromium)")
-    probe = (
-        "<script>document.title = [document.documentElement.scrollWidth, innerWidth,"
-        " getComputedStyle(document.body).backgroundColor, window.pwned === undefined].join(' ')</script>"
-    )
-    # The page forbids scripts; this one test lifts that to measure, so that planted ones would run as well.
-    open_html = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", hostile_html)
-    assert open_html != hostile_html
-    hooked = open_html.replace("<head>", "<head><script>window.alert = () => { window.pwned = 1 }</script>", 1)
-    path = tmp_path / "page.html"
-    path.write_text(hooked.replace("</body>", probe + "</body>"), encoding="utf-8")
-    done = subprocess.run(
-        [
-            chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
-            f"--blink-settings=preferredColorScheme={0 if scheme == 'dark' else 1}", "--dump-dom", path.as_uri(),
-        ],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    title = re.search(r"<title>(.*?)</title>", done.stdout)
-    assert title is not None
-    scroll_width, inner_width, *background, safe = title.group(1).split(" ")
-    assert int(scroll_width) <= int(inner_width), "the page scrolls sideways"
-    assert safe == "true", "a planted script ran"
-    assert "".join(background) == ("rgb(21,24,27)" if scheme == "dark" else "rgb(255,255,255)")
-    assert "CONSOLE" not in done.stderr, done.stderr

@@ -93,7 +93,7 @@ def test_trap_4_the_end_is_trained_and_the_students_generation_config_lists_it(t
     assert GenerationConfig.from_pretrained(base).eos_token_id == student.tokenizer.eos_token_id != student.end_id
     assert row_of(student, text_trace()).ids[-1] == student.end_id
     asked = settings.Config(model=str(base), device="cpu")
-    write_student(tmp_path, AutoModelForCausalLM.from_pretrained(base), asked, student, place("cpu"))
+    write_student(tmp_path / "student", AutoModelForCausalLM.from_pretrained(base), asked, student, place("cpu"))
     listed = GenerationConfig.from_pretrained(tmp_path / "student").eos_token_id
     assert set(listed) == {student.end_id, student.tokenizer.eos_token_id}
 

@@ -14,7 +14,7 @@ import teachers.embedded
 from distill import embedded
 from distill.embedded import Document
 from distill.sources import embedded as problems
-from students.embedded.recipe import MODEL, RECIPE, boxed, one_step_question
+from students.embedded.recipe import MODEL, RECIPE, boxed
 
 TEACHER = Path(teachers.embedded.__file__).parent / "model"
 
@@ -63,7 +63,7 @@ def test_one_step_questions_name_both_numbers_of_the_step():
     rng = random.Random(0)
     for item in problems.draw("base", 300, 0):
         for step in item.steps:
-            question = one_step_question(item.kind, step, rng)
+            question = problems.one_step_question(item.kind, step, rng)
             given = set(re.findall(r"\d+", step.split("=")[0]))
             assert given <= set(re.findall(r"\d+", question)) | {step.split("=")[1]}, (question, step)
 

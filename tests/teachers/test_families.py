@@ -19,11 +19,12 @@ from distill.core.protocols import Answer, Completion
 from distill.core.records import FinishReason, Message, ModelIdentity, Problem, Sampling
 from distill.rollout.answers import as_sample
 from distill.rollout.asks import Ask
+from distill.rollout.price import Price
 from distill.text.chat import prefill_start
 from distill.text.think import split_think
 from distill.verifiers import math
 from teachers import family
-from teachers.settings import Config, Price
+from teachers.settings import Config
 
 FINAL = "<|end|><|start|>assistant<|channel|>final<|message|>"
 
@@ -84,6 +85,8 @@ def test_a_family_says_what_a_buyer_must_know(name: str):
         assert any("terms" in source.about for source in loaded.sources)
     assert loaded.title in loaded.notice and loaded.terms in loaded.notice
     assert re.search(r"read \d{4}-|unverified", loaded.notice)
+    assert (loaded.licence == "service") == (loaded.distillation == "forbidden")
+    assert loaded.record["notice"] == loaded.notice and loaded.record["distillation"] == loaded.distillation
 
 
 @pytest.mark.parametrize("name", family.names())
@@ -247,7 +250,8 @@ def test_an_unknown_family_is_refused_with_the_nearest():
 
 def test_what_a_family_says_of_itself_is_no_part_of_the_key():
     found = family.load("deepseek-r1")
-    noted = found.model_copy(update={"terms": "others", "note": "x", "sources": [], "match": [], "title": "x"})
+    others = {"terms": "others", "distillation": "forbidden", "note": "x", "sources": [], "match": [], "title": "x"}
+    noted = found.model_copy(update=others)
     assert digest(noted.keyed()) == digest(found.keyed())
     assert digest(found.model_copy(update={"top_k": 5}).keyed()) != digest(found.keyed())
 
