@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
@@ -104,28 +105,42 @@ def searches(words: list[str], each: int) -> dict[str, list[dict[str, str]]]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Viewing:
+    """The command, serving: its address, how long that took, its largest resident memory in bytes so far."""
+
+    address: str
+    ready_s: float
+    peak: list[int]
+    process: psutil.Process
+
+    def cpu_s(self) -> float:
+        """CPU seconds it has taken so far."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
 @contextmanager
-def viewing(file: Path, workspace: Path) -> Iterator[tuple[str, float, list[int]]]:
-    """The command, running: its address, the seconds until it was there, and its largest resident memory in bytes."""
+def viewing(file: Path, workspace: Path) -> Iterator[Viewing]:
+    """The command, running, from when it serves."""
     command = [sys.executable, "-m", "distill", "view", str(file), "--no-browser", "--workspace", str(workspace)]
     began_s = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak = [0]
-    threading.Thread(target=_watch, args=(process.pid, peak), daemon=True).start()
+    watched, peak = psutil.Process(process.pid), [0]
+    threading.Thread(target=_watch, args=(watched, peak), daemon=True).start()
     assert process.stdout is not None
     try:
         address = process.stdout.readline().strip()
         if not address:
             raise SystemExit("distill view ended before it served")
-        yield address, time.perf_counter() - began_s, peak
+        yield Viewing(address, time.perf_counter() - began_s, peak, watched)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
 
 
-def _watch(pid: int, peak: list[int]) -> None:
+def _watch(process: psutil.Process, peak: list[int]) -> None:
     try:
-        process = psutil.Process(pid)
         while True:
             peak[0] = max(peak[0], process.memory_info().rss)
             time.sleep(0.1)
@@ -133,12 +148,12 @@ def _watch(pid: int, peak: list[int]) -> None:
         return
 
 
-def timed(address: str, asked: dict[str, list[dict[str, str]]]) -> list[dict[str, object]]:
-    """One row a kind: milliseconds until the answer was read, and how many traces were found in the middle."""
-    place = urlsplit(address)
+def timed(seen: Viewing, asked: dict[str, list[dict[str, str]]]) -> list[dict[str, object]]:
+    """One row a kind: milliseconds until the answer was read, those of the server's CPU, and how many were found."""
+    place = urlsplit(seen.address)
     rows: list[dict[str, object]] = []
     for kind, several in asked.items():
-        took_ms, found = [], []
+        took_ms, found, before_s = [], [], seen.cpu_s()
         for one in several:
             connection = http.client.HTTPConnection(place.hostname or "", place.port)
             began_s = time.perf_counter()
@@ -150,6 +165,7 @@ def timed(address: str, asked: dict[str, list[dict[str, str]]]) -> list[dict[str
         took_ms.sort()
         rows.append({
             "search": kind, "searches": len(took_ms), "found, median": int(statistics.median(found)),
+            "CPU ms, mean": f"{1000 * (seen.cpu_s() - before_s) / len(took_ms):.0f}",
             "p50 ms": f"{statistics.median(took_ms):.0f}", "p95 ms": f"{took_ms[int(0.95 * (len(took_ms) - 1))]:.0f}",
             "slowest ms": f"{took_ms[-1]:.0f}",
         })  # fmt: skip
@@ -168,16 +184,18 @@ def main() -> None:
         file, workspace = folder / f"traces-{given.traces}.parquet", folder / "workspace"
         if not file.exists():
             tables.write(file, traces(given.traces), Trace)
-        with viewing(file, workspace) as (_, seconds, peak):
-            pass
+        with viewing(file, workspace) as first:
+            cpu_s = first.cpu_s()
         size = sum(path.stat().st_size for path in (workspace / ".view").iterdir())
         print(
-            f"{given.traces:,} traces, {file.stat().st_size / 1e6:,.0f} MB of Parquet: served after {seconds:.0f} s, "
-            f"peak {peak[0] / 2**30:.2f} GiB, index {size / 1e6:,.0f} MB, load {os.getloadavg()[0]:.1f}"
+            f"{given.traces:,} traces, {file.stat().st_size / 1e6:,.0f} MB of Parquet: served after "
+            f"{first.ready_s:.0f} s ({cpu_s:.0f} CPU seconds), peak {first.peak[0] / 2**30:.2f} GiB, "
+            f"index {size / 1e6:,.0f} MB, load {os.getloadavg()[0]:.1f}"
         )
-        with viewing(file, workspace) as (address, seconds, peak):
-            rows = timed(address, searches(vocabulary(), given.searches))
-            print(f"opened again after {seconds:.1f} s; peak while searching {peak[0] / 2**30:.2f} GiB")
+        with viewing(file, workspace) as again:
+            rows = timed(again, searches(vocabulary(), given.searches))
+            peak_gib, load = again.peak[0] / 2**30, os.getloadavg()[0]
+            print(f"opened again after {again.ready_s:.1f} s; peak while searching {peak_gib:.2f} GiB, load {load:.1f}")
         table.show(rows)
         over = [str(row["search"]) for row in rows if float(str(row["p95 ms"])) > LIMIT_MS]
         if over:

@@ -154,10 +154,11 @@ def named(workspace: Workspace, name: str) -> Path:
 
 def look(folder: Path, stages: Sequence[str]) -> Run:
     """What a folder holds. Never raises for what is in it."""
-    empty = Run(folder.name, folder, "not a run", bytes=size_of(folder))
-    if not (folder / rundir.INDEX).exists() and not (folder / EXPERIMENT).exists():
-        return replace(empty, note=f"no {rundir.INDEX} and no {EXPERIMENT}")
+    empty = Run(folder.name, folder, "not a run")
     try:
+        empty = replace(empty, bytes=size_of(folder))
+        if not (folder / rundir.INDEX).exists() and not (folder / EXPERIMENT).exists():
+            return replace(empty, note=f"no {rundir.INDEX} and no {EXPERIMENT}")
         return _look(empty, stages)
     except (ValueError, KeyError, TypeError, AttributeError, OSError, DistillError) as error:
         return replace(empty, state="broken", note=_reason(error, folder))
@@ -350,7 +351,11 @@ def _stage(
 
 
 def _results(folder: Path, arm: str, seed: str) -> Iterator[Result]:
-    """The rates of the first task; of an evaluation of before there were tasks, its only ones."""
+    """The rates of the first task; of an evaluation of before there were tasks, its only ones. None of a pulled stage
+    that was published without them.
+    """
+    if not (folder / "results.json").exists():
+        return
     data = files.read_json(folder / "results.json")
     for task in data.get("tasks", [data])[:1]:
         for model in task["models"]:

@@ -422,6 +422,8 @@ def _train(
         )
     steps = -(-len(job.rows.rows) // config.batch_size) * config.epochs
     kept = None if config.keep_every is None else Kept(config.keep_every, work, job.plan(), _writer(job, use_cache))
+    if kept is not None and kept.every > steps:
+        stage.say(f"`train.keep_every` {kept.every:,} keeps nothing: there are {steps:,} steps")
     looking = looks(config.dev, stage, text, target=config.target, seed=job.seed, placement=job.placement, ranks=ranks)
     with Progress("train", steps, "steps") as progress, looking as dev:
         trainer = DistillTrainer(

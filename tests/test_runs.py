@@ -220,6 +220,29 @@ def test_an_evaluation_of_before_there_were_tasks_is_read(place: Workspace) -> N
     assert (result["task"], result["model"], result["value"]) == ("problems", "student", 0.8)
 
 
+def test_a_run_that_may_not_be_read_is_listed_with_the_reason(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(place, "one")
+    monkeypatch.setattr(
+        files, "read_json", lambda path: (_ for _ in ()).throw(PermissionError(13, "denied", str(path)))
+    )
+    one = runs.look(place.run_folder("one"), STAGES)
+    assert (one.state, one.note) == ("broken", "[Errno 13] denied: 'experiment.json'")
+
+
+def test_a_pulled_run_is_complete_without_what_was_not_published(place: Workspace) -> None:
+    run = made(place, "one")
+    for name, output in (("train", "train.json"), ("evaluate", "results.json")):
+        folder = next(run.glob(f"{name}-*"))
+        (folder / output).unlink()
+        files.write_json(folder / rundir.ABSENT, [output])
+
+    one = listed(place)["one"]
+
+    assert (one["state"], one["stages_done"], one["results"]) == ("complete", 3, [])
+
+
 def test_a_run_that_is_being_written_says_so(place: Workspace) -> None:
     run = made(place, "one", stages=("problems",))
     with rundir.locked(run, "train", "f" * 64):

@@ -39,3 +39,7 @@ def command(
     run, config = asked.read(what, arm, given, overrides, Path(workspace))
     report = send.publish(run, config, arm=arm, seed=seed, allow=allow, yes=yes)
     shared.print_report(report.rows, report.summary, report.data, as_json)
+    if report.missed:
+        from distill.core.errors import ThresholdMissed
+
+        raise ThresholdMissed(report.missed)

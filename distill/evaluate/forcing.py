@@ -160,6 +160,12 @@ def summarise(lines: Sequence[ForcedScore]) -> list[dict[str, Any]]:
     ]
 
 
+def manner(entry: Mapping[str, Any]) -> str:
+    """How an entry of `summarise` was forced, as it follows a model's name: `, budget 64` or `, 1 wait`."""
+    budget, waits = entry["budget"], entry["waits"]
+    return f", {waits} wait{'s' if waits > 1 else ''}" if budget is None else f", budget {budget:,}"
+
+
 def read(folder: Path) -> list[ForcedScore]:
     """The forced lines that an evaluate stage wrote into `folder`; none where it forced nothing."""
     return tables.read(folder / FILE, ForcedScore) if (folder / FILE).exists() else []

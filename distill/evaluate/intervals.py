@@ -65,13 +65,17 @@ def wilson(value: float, n: float, quantile: float) -> tuple[float, float]:
     return max(0.0, min(value, centre - half)), min(1.0, max(value, centre + half))
 
 
-def of_shares(share_I: NDArray[np.float64], weight_I: NDArray[np.float64], answers: float) -> tuple[float, float]:
+def of_shares(
+    share_I: NDArray[np.float64], weight_I: NDArray[np.float64], answers: float,
+    error: float | None = None, quantile: float | None = None,
+) -> tuple[float, float]:  # fmt: skip
     """Interval of the weighted mean of one share (0 to 1) an item, where items are a sample of what could be asked.
 
     `answers` is how many independent answers all shares together are worth if items do not differ (it bounds the
     precision). Every share 0 or 1: Wilson's interval over items. Else Wilson's interval, with Student's t, at the
     effective number of answers that the variance between items implies (Franco et al. 2019, "Comparative study of
-    confidence intervals for proportions in complex sample surveys").
+    confidence intervals for proportions in complex sample surveys"). `error` and `quantile` are for a standard error
+    that holds more than the items' noise, and what it is to be multiplied by.
 
     Where few items have a share other than 0 (or than 1), that variance is hardly known: one item at 14/16 among 29
     full ones looks like 99.6% +- 0.4. The effective number is therefore drawn towards the number of items, on the log
@@ -80,17 +84,18 @@ def of_shares(share_I: NDArray[np.float64], weight_I: NDArray[np.float64], answe
     """
     items = len(share_I)
     value = float((share_I * weight_I).sum() / weight_I.sum())
+    normal = NormalDist().inv_cdf(0.5 + LEVEL / 2)
     if items == 1:
-        return wilson(value, 1.0, NormalDist().inv_cdf(0.5 + LEVEL / 2))  # one item says nothing about other items
-    if np.isin(share_I, (0.0, 1.0)).all():
-        unequal = float(weight_I.sum() ** 2 / (weight_I**2).sum())
-        return wilson(value, unequal, NormalDist().inv_cdf(0.5 + LEVEL / 2))
-    deviation_I = weight_I * (share_I - value) / weight_I.sum()
-    variance = float((deviation_I**2).sum()) * items / (items - 1)
+        return wilson(value, 1.0, normal)  # one item says nothing about other items
+    if value in (0.0, 1.0) or (error is None and np.isin(share_I, (0.0, 1.0)).all()):
+        return wilson(value, float(weight_I.sum() ** 2 / (weight_I**2).sum()), normal)
+    if error is None:
+        deviation_I = weight_I * (share_I - value) / weight_I.sum()
+        error = math.sqrt(float((deviation_I**2).sum()) * items / (items - 1))
     effective = float(items)
-    if variance > 0:
+    if error > 0:
         # half as much again: a bound at the answers themselves would only ever widen, and cover too much
-        raw = min(1.5 * answers, value * (1 - value) / variance)
+        raw = min(1.5 * answers, value * (1 - value) / error**2)
         telling = min(int((share_I > 0).sum()), int((share_I < 1).sum()))
         effective = math.exp((telling * math.log(raw) + math.log(min(raw, items))) / (telling + 1))
-    return wilson(value, effective, student_t(items - 1))
+    return wilson(value, effective, student_t(items - 1) if quantile is None else quantile)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from distill.evaluate import at_k, costs, curves, metrics, scores
+from distill.evaluate import at_k, costs, curves, forcing, metrics, scores
 from distill.evaluate.metrics import Rate, Ratio
 from distill.evaluate.scores import Score
 
@@ -79,11 +79,13 @@ def missed(tasks: Sequence[Mapping[str, Any]]) -> str | None:
     bad = []
     for task in tasks:
         for entry in task["models"]:
-            rate = Rate(**entry["rate"])
-            if rate.excluded_share > EXCLUDED_LIMIT:
-                total = rate.n + rate.excluded
-                where = entry["name"] if len(tasks) == 1 else f"{entry['name']} on {task['name']}"
-                bad.append(f"{where}: {rate.ungradable:,} ungradable and {rate.errors:,} failed of {total:,}")
+            forced = [(forcing.manner(one), one["rate"]) for one in entry.get("forced", ())]
+            for manner, figures in [("", entry["rate"]), *forced]:
+                rate = Rate(**figures)
+                if rate.excluded_share > EXCLUDED_LIMIT:
+                    total = rate.n + rate.excluded
+                    where = f"{entry['name']}{manner}" + (f" on {task['name']}" if len(tasks) > 1 else "")
+                    bad.append(f"{where}: {rate.ungradable:,} ungradable and {rate.errors:,} failed of {total:,}")
     if not bad:
         return None
     return (

@@ -9,8 +9,8 @@ The problems of a task do not hold its instruction: a problem's id stays what it
 that are asked in different ways are still paired by problem. `asked` adds the instruction.
 
 Defaults are those of DeepSeek-R1's evaluation: temperature 0.6, top_p 0.95, at most 32,768 tokens (DeepSeek-AI 2025,
-arXiv 2501.12948, section 3). Its 64 answers to every question are kept for AIME; the larger sets have fewer, as
-replications of it had (docs/tasks.md).
+arXiv 2501.12948, section 3). Its 64 answers to every question are kept for AIME; the larger sets have fewer,
+since their many items narrow the interval already (docs/tasks.md).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ def read(
     one line, for anything that is wrong.
     """
     if what.suffix in (".yaml", ".yml"):
-        loaded = experiments.load(what, pipeline.SECTIONS, overrides)
+        said = [f"publish.{name}={json.dumps(value)}" for name, value in given.items()]
+        loaded = experiments.load(what, pipeline.SECTIONS, [*said, *overrides])
         run = Workspace(workspace).run_folder(loaded.name)
         rundir.read_index(run)
         told = loaded.resolved()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.evaluate.metrics import Rate
+from distill.publish.release import student_of
 
 if TYPE_CHECKING:
     from distill.publish.release import ExportFile, Release
@@ -76,19 +77,11 @@ def _place(local: Path, names: Mapping[str, Path]) -> str | None:
 
 
 def sound(file: ExportFile) -> bool:
-    """Whether its answers were measured, no bound was missed, and no loss was seen beyond the measurement's noise."""
+    """Whether its answers were measured, no bound was missed, and no loss was seen beyond the measurement's noise.
+
+    Where the student itself may be right on nothing, no loss could be seen, so no file is sound.
+    """
     if file.entry["missed"] or not file.entry.get("rate") or not file.entry.get("student_rate"):
         return False
     rate, own = Rate(**file.entry["rate"]), Rate(**file.entry["student_rate"])
-    return rate.value is not None and own.low is not None and rate.value >= own.low
-
-
-def student_of(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The student's entry among a task's results."""
-    return model_of(task, "student")
-
-
-def model_of(task: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """A model's entry among a task's results, by its name in the experiment."""
-    found: Mapping[str, Any] | None = next((model for model in task["models"] if model["name"] == name), None)
-    return found
+    return rate.value is not None and own.low is not None and rate.value >= own.low > 0

@@ -95,7 +95,10 @@ def _told_configs(release: Release, config: Config) -> Iterator[Markdown]:
     if config.rejected:
         rejected = release.counts("filter").get("seen", 0) - release.counts("filter").get("kept", 0)
         yield Markdown(f"{code('rejected')}: {rejected:,} answers that a filter rejected, with filter and reason.")
-    yield Markdown("Answers to dev and test problems are in neither; token ids, prices and times are left out.")
+    yield Markdown(
+        "Answers to dev and test problems are not here; nor are prices and times. The folder `distill/` has the traces "
+        "as the student read them, with token ids, for `distill pull`."
+    )
 
 
 def _features(features: dict[str, str]) -> Markdown:

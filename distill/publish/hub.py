@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-
 WAITS_S = (1.0, 2.0, 4.0, 8.0)
 """Between tries of a request that failed in a way that may pass, where the Hub does not say how long."""
 LONGEST_WAIT_S = 300.0
@@ -30,7 +29,7 @@ SILENCE_S = 300.0
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 """Statuses after which the same request may well succeed."""
 
-REFUSED = ("LFS batch API returned errors", "Invalid metadata in README.md")
+REFUSED = ("LFS batch API returned errors", "Invalid metadata in README.md", "The file is too large to be downloaded")
 CUT_OFF = "Consistency check failed"
 """How huggingface_hub begins those faults for which it has no class of its own."""
 
@@ -110,7 +109,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     """The error and what it came from: uploads run in threads, whose faults arrive wrapped."""
     while error is not None:
         yield error
-        error = error.__cause__ or error.__context__
+        error = error.__cause__
 
 
 def _fault(error: BaseException) -> Exception | None:
@@ -148,7 +147,8 @@ def _asked_wait_s(fault: Exception) -> float | None:
     if response is None or status_of(fault) not in PASSING:
         return None
     after = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*", response.headers.get("Retry-After", ""))
-    reset = re.search(r"\bt\s*=\s*(\d+)", response.headers.get("RateLimit", ""))
+    used_up = re.search(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)", response.headers.get("RateLimit", ""))
+    reset = used_up if status_of(fault) == 429 else None  # the header comes with every answer
     return float(after[1]) if after else float(reset[1]) + 1 if reset else None
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from distill.evaluate import compare
 from distill.evaluate.metrics import Difference, Mean, Rate, Ratio
 from distill.publish import passages, secrets
-from distill.publish.contents import ROOT, Contents, model_of, sound, student_of
+from distill.publish.contents import ROOT, Contents, sound
 from distill.publish.markdown import Markdown, code, inline, joined, table
 from distill.publish.overlap import OWN
+from distill.publish.release import model_of, student_of
 from distill.publish.usage import drawing
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _weaknesses(task: Mapping[str, Any]) -> Iterator[str]:
         yield f"On {where}, {passages.share(int(student['loops']), answers)} of its answers repeat themselves."
     rates = {domain: Rate(**rate) for domain, rate in (student.get("by_domain") or {}).items() if domain}
     graded = {domain: rate.value for domain, rate in rates.items() if rate.value is not None}
-    if len(graded) > 1:
+    if len(set(graded.values())) > 1:
         worst = min(graded, key=lambda domain: graded[domain])
         yield f"On {where} it is weakest in “{worst}”: {rates[worst]}."
 
@@ -220,9 +221,11 @@ def which(contents: Contents) -> Markdown | str:
         return ""
     best = found[0]
     if not sound(best):
-        if any(file.entry.get("rate") for file in found):
-            return "no GGUF file answered as well as the student itself; take the largest."
-        return "none of them was measured on answers; the lower the KL, the nearer to the model that was trained."
+        nearer = "the lower the KL, the nearer a file is to the model that was trained."
+        owns = [Rate(**file.entry["student_rate"]) for file in found if file.entry.get("student_rate")]
+        if any((own.low or 0) > 0 for own in owns):
+            return f"every GGUF file answered worse than the student itself, or missed a bound; {nearer}"
+        return f"too few right answers were drawn to tell the files apart by them; {nearer}"
     rate, own = Rate(**best.entry["rate"]), Rate(**best.entry["student_rate"])
     rest = f"{size(best.entry['bytes'])}; greedily {rate} correct, the student itself {own}"
     weights = " For vLLM, or to train it further, take the safetensors." if "model" in contents.parts else ""

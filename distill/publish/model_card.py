@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill.publish import licences, markdown, measured, passages, usage
-from distill.publish.contents import Contents, contents, student_of
+from distill.publish.contents import Contents, contents
 from distill.publish.markdown import Markdown, bullets, code
 from distill.publish.overlap import OWN
+from distill.publish.release import student_of
 
 if TYPE_CHECKING:
     from distill.publish.refusals import Refusal

@@ -208,7 +208,10 @@ def provenance(release: Release) -> Markdown:
     """Which run, arm and seed this is, by its hash."""
     run_hash = record.run_hash(release.manifests)
     arms = f", arm {code(release.arm)}, seed {release.seed}"
-    return Markdown(f"Run {code(release.name)}{arms}, hash {code(run_hash[:HASH])}. What each stage wrote, by content:")
+    back = f"{code('distill pull')} makes a run folder of it again."
+    return Markdown(
+        f"Run {code(release.name)}{arms}, hash {code(run_hash[:HASH])}; {back} What each stage wrote, by content:"
+    )
 
 
 def stages(release: Release) -> Markdown:

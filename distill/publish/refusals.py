@@ -30,9 +30,10 @@ NAMES: Mapping[str, str] = {
 }
 """Names of the refusals, each with one line of help."""
 
-SCANNED_UP_TO = 16_000_000
-"""Bytes of the largest text file that is looked through whole; weights and tables are not text."""
 SCANNED = (".md", ".json", ".jsonl", ".jinja", ".txt", ".yaml", ".yml")
+"""Endings of text files; weights and tables are none."""
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+"""Text of the base model, and no place for a secret of this machine."""
 
 
 @dataclass(frozen=True)
@@ -56,19 +57,16 @@ def find(release: Release, config: Config) -> list[Refusal]:
 
 
 def find_in(outgoing: Mapping[str, Path]) -> list[Refusal]:
-    """Secrets, machine paths and private addresses in the text files that go out, by their path in the repository.
-
-    Traces are `find`'s; a tokenizer's vocabulary is text of the base model, and no place for a secret of this machine.
-    """
+    """Secrets, machine paths and private addresses in the text files that go out, by their path in the repository."""
     found = []
     for name, path in sorted(outgoing.items()):
         plain = path.suffix.lower() in SCANNED or path.name.startswith("Modelfile")
-        if not plain or path.name in ("tokenizer.json", "vocab.json") or path.stat().st_size > SCANNED_UP_TO:
+        if not plain or path.name in VOCABULARIES:
             continue
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if kind := secrets.private(line):
-                found.append(Refusal("secrets", f"{name}, line {number}: {kind}"))
-                break
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            kinds = ((number, kind) for number, line in enumerate(lines, 1) if (kind := secrets.private(line)))
+            if (first := next(kinds, None)) is not None:
+                found.append(Refusal("secrets", f"{name}, line {first[0]}: {first[1]}"))
     return found
 
 
@@ -112,9 +110,10 @@ def _contaminated(release: Release, config: Config) -> Iterator[Refusal]:
                 f"questions, first {overlap.example[:12]}; filter them out (`contamination`) and train again",
             )
         elif not _looked(overlap, looked_for):
+            absent = "its questions" if overlap.questions else "the training traces"
             yield Refusal(
                 "contaminated",
-                f"nobody looked for task `{overlap.task}` in the training questions: its texts are not here, and no "
+                f"nobody could look for task `{overlap.task}` in the training questions: {absent} are not here, and no "
                 "`contamination` filter had a signature of that name",
             )
 

@@ -238,6 +238,17 @@ def gather(run: Path, arm: str | None, seed: int | None) -> Release:
     )
 
 
+def student_of(task: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The student's entry among a task's results."""
+    return model_of(task, "student")
+
+
+def model_of(task: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """A model's entry among a task's results, by its name in the experiment."""
+    found: Mapping[str, Any] | None = next((model for model in task["models"] if model["name"] == name), None)
+    return found
+
+
 def _chosen(run: Path, index: Mapping[str, Any], arm: str | None, seed: int | None) -> tuple[str, str]:
     arms = index["arms"]
     if not arms:
@@ -374,7 +385,8 @@ def _seeds(run: Path, seeds: Mapping[str, Any]) -> Mapping[str, Rate]:
     for seed, stages in seeds.items() if len(seeds) > 1 else ():
         results = _json(run / stages["evaluate"]["folder"] / "results.json") if "evaluate" in stages else None
         for task in (results or {}).get("tasks", ())[:1]:
-            found |= {seed: Rate(**model["rate"]) for model in task["models"] if model["name"] == "student"}
+            if (student := student_of(task)) is not None:
+                found[seed] = Rate(**student["rate"])
     return found
 
 

@@ -75,18 +75,23 @@ def publish(
 ) -> Report:  # fmt: skip
     """Say what publishing a run would change, and with `yes` do it. The cards are left in `publish/` of the run.
 
-    Raises ConfigError for what is refused and not allowed by name, DistillError for a fault of the Hub.
+    Without `yes` what is refused is told, shown on the cards as if it were allowed, and missed in the report. With it,
+    raises ConfigError for what is refused and not allowed by name, DistillError for a fault of the Hub.
     """
     if (run / record.PULLED).exists():
         say(f"publish   {run} was pulled: its card states what was published with it, and nothing else of the run")
+    if unknown := [name for name in allow if name not in refusals.NAMES]:
+        raise ConfigError(f"--allow {unknown[0]}: there is no such refusal; they are {', '.join(refusals.NAMES)}")
     release = releases.gather(run, arm, seed)
     experiment = _experiment(release, config)
-    allowed = _refuse(refusals.find(release, config), allow)
+    found = refusals.find(release, config)
+    refused = _tell(found, allow, yes)
     with TemporaryDirectory(prefix="distill-publish-") as scratch:
-        repositories = layout(release, config, allowed, experiment, Path(scratch) / "first")
-        if late := [found for repository in repositories for found in refusals.find_in(_places(repository))]:
-            allowed = [*allowed, *_refuse(late, allow)]
-            repositories = layout(release, config, allowed, experiment, Path(scratch) / "second")  # the card says it
+        repositories = layout(release, config, found, experiment, Path(scratch) / "first")
+        if late := [one for repository in repositories for one in refusals.find_in(_places(repository))]:
+            refused = _tell(late, allow, yes) or refused
+            found = [*found, *late]
+            repositories = layout(release, config, found, experiment, Path(scratch) / "second")  # the card says it
         cards = _keep_cards(run, repositories)
         api, tag = hub.api(), record.tag_of(record.run_hash(release.manifests))
         if yes:
@@ -98,28 +103,27 @@ def publish(
         if yes:
             title = f"{release.name}: arm {release.arm}, seed {release.seed}, run {tag.removeprefix('distill-')}"
             done = [_send(api, plan, config, title, tag) for plan in reversed(plans)]
-    for card in cards:
-        say(f"card      {card}")
-    return _report(plans, done, tag, allowed)
+    for line in (*(f"card      {card}" for card in cards), *(f"publish   {line}" for line in done)):
+        say(line)
+    return _report(plans, bool(done), tag, found, refused)
 
 
-def _refuse(found: Sequence[Refusal], allow: Sequence[str]) -> list[Refusal]:
-    """The refusals that are allowed by name. Raises ConfigError for the others, all of them told before."""
-    unknown = [name for name in allow if name not in refusals.NAMES]
-    if unknown:
-        raise ConfigError(f"--allow {unknown[0]}: there is no such refusal; they are {', '.join(refusals.NAMES)}")
+def _tell(found: Sequence[Refusal], allow: Sequence[str], yes: bool) -> str | None:
+    """Say each refusal; the line about those that are not allowed, None if all are. Raises it where `yes` was said."""
     standing = [refusal for refusal in found if refusal.name not in allow]
-    for refusal in standing:
-        say(f"refused   {refusal.name}: {refusal.why}")
     for refusal in found:
-        if refusal.name in allow:
+        if refusal in standing:
+            say(f"refused   {refusal.name}: {refusal.why}")
+        else:
             say(f"allowed   {refusal.name}: {refusal.why}; the card says so")
-    if standing:
-        names = list(dict.fromkeys(refusal.name for refusal in standing))
-        told = f"{len(standing)} reasons, above" if len(standing) > 1 else standing[0].why
-        ways = " ".join(f"--allow {name}" for name in names)
-        raise ConfigError(f"publish: refused ({told}); mend it, or answer for it with {ways}, and the card will say it")
-    return [refusal for refusal in found if refusal.name in allow]
+    if not standing:
+        return None
+    told = f"{len(standing)} reasons, above" if len(standing) > 1 else standing[0].why
+    ways = " ".join(f"--allow {name}" for name in dict.fromkeys(refusal.name for refusal in standing))
+    line = f"publish: refused ({told}); mend it, or answer for it with {ways}, and the card will say it"
+    if yes:
+        raise ConfigError(line)
+    return line
 
 
 def _places(repository: Repository) -> dict[str, Path]:
@@ -307,7 +311,7 @@ def _landed(api: HfApi, plan: Plan) -> str | None:
     return head if wanted and not any(path in there for path in plan.paths("deleted")) else None
 
 
-def _report(plans: Sequence[Plan], done: Sequence[str], tag: str, allowed: Sequence[Refusal]) -> Report:
+def _report(plans: Sequence[Plan], sent: bool, tag: str, found: Sequence[Refusal], refused: str | None) -> Report:
     rows = []
     for plan in plans:
         for path, change in plan.changes.items():
@@ -317,12 +321,10 @@ def _report(plans: Sequence[Plan], done: Sequence[str], tag: str, allowed: Seque
                 "size": "-" if outgoing is None else f"{short(outgoing.bytes)}B",
                 "change": "unknown" if plan.remote is None else change,
             })  # fmt: skip
-    for line in done:
-        say(f"publish   {line}")
     data = {
         "tag": tag,
-        "sent": bool(done),
-        "allowed": [refusal.name for refusal in allowed],
+        "sent": sent,
+        "refusals": [{"name": refusal.name, "why": refusal.why} for refusal in found],
         "repositories": [
             {
                 "kind": plan.repository.kind, "id": plan.repository.id, "parts": list(plan.repository.parts),
@@ -333,7 +335,7 @@ def _report(plans: Sequence[Plan], done: Sequence[str], tag: str, allowed: Seque
             for plan in plans
         ],
     }  # fmt: skip
-    return Report(summary=_summary(plans, bool(done), tag), rows=rows, data=data)
+    return Report(summary=_summary(plans, sent, tag), rows=rows, data=data, missed=refused)
 
 
 def _summary(plans: Sequence[Plan], sent: bool, tag: str) -> str:

@@ -65,7 +65,7 @@ def render(data: RunData, chapters: Sequence[Section] | None = None) -> str:
 
 def _notes(data: RunData) -> Iterator[str]:
     if data.missing:
-        yield f"Left out, because the run has no such stage: {', '.join(data.missing)}."
+        yield f"Left out, because these stages have not run: {', '.join(data.missing)}."
     if len(data.seeds) > 1:
         yield "pass@1 of students and differences between arms are over all seeds; all else is of the first seed."
 
@@ -91,7 +91,8 @@ def filled(**parts: Any) -> str:
 def _key_figures(data: RunData) -> list[tuple[str, str, str]]:
     """Number, what it is, and its interval or context."""
     found = []
-    for kind, what in (("student", "student"), ("base", "base, before training"), ("teacher", "teacher")):
+    base = "base, before training" if data.entry("student") is not None else "base"
+    for kind, what in (("student", "student"), ("base", base), ("teacher", "teacher")):
         entry = next((entry for entry in data.entries if entry.kind == kind), None)
         if entry is not None and entry.accuracy.value is not None:
             found.append((bare_percent(entry.accuracy.value), what, _between(entry.accuracy, 1)))

@@ -10,6 +10,9 @@ from distill.report import table
 
 Row = Mapping[str, Any]
 
+UNWRAPPED = 24
+"""Characters of a cell that stays on one line: a name, a verdict."""
+
 
 @dataclass(frozen=True)
 class Table:
@@ -27,6 +30,12 @@ class Table:
     def numeric(self, column: str) -> bool:
         """Whether a column stands right; the first names its row and never does."""
         return column != self.columns[0] and table.is_numeric(self.rows, column)
+
+    def style(self, row: Row, column: str) -> str:
+        """The class of a cell: `n` a number, `s` a text so short that it is not wrapped; empty for others."""
+        if self.numeric(column):
+            return "n"
+        return "s" if len(self.text(row, column)) <= UNWRAPPED else ""
 
     def text(self, row: Row, column: str) -> str:
         """One cell."""

@@ -1,39 +1,17 @@
-"""The kinds of plot in a report, drawn by matplotlib as inline SVG whose colours and font are the page's own.
-
-Every colour in the drawing is a stand-in that is replaced by a CSS variable, so one drawing serves light, dark and
-print. Series differ in shape and dash as well as in colour. The same input gives the same text.
-"""
+"""The kinds of plot in a report, drawn by matplotlib. Series differ in shape and dash as well as in colour."""
 
 from __future__ import annotations
 
-import io
 import math
-import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from distill.text.visible import visible
+from distill.report.svg import GRID, INK, MUTED, PAPER, colour_of, dash_of, drawing, marker_of, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-WIDTH = 400
-"""Drawing units; about the width on a phone and of half a desktop page, so that text keeps its size."""
-
-_INK, _MUTED, _GRID, _PAPER = "#010101", "#020202", "#030303", "#040404"
-_SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
-_VARIABLES = {_INK: "--ink", _MUTED: "--muted", _GRID: "--grid", _PAPER: "--paper"} | {
-    colour: f"--series-{place}" for place, colour in enumerate(_SERIES, start=1)
-}
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (7, 2, 1.5, 2)), (0, (3, 1)), (0, (9, 3)))
-
-SERIES = len(_SERIES) ** 2
-"""So many series can be told apart in one plot. The first six differ in colour and in shape and dash, later ones from
-each other in at least one of them.
-"""
 MARKED = 24
 """A line of at most so many points has a marker at each."""
 
@@ -98,12 +76,12 @@ def dots(
         for place, point in enumerate(points):
             _mark(axes, point, place)
         if reference is not None:
-            axes.axvline(reference, color=_MUTED, linewidth=1)
+            axes.axvline(reference, color=MUTED, linewidth=1)
         _rows(axes, [point.label for point in points], [point.text for point in points])
         axes.set_xlim(limits)
-        axes.set_xlabel(_short(xlabel, 48))
+        axes.set_xlabel(short(xlabel, 48))
 
-    return _svg(name, alt, 46 + 25 * len(points), draw)
+    return drawing(name, alt, 46 + 25 * len(points), draw)
 
 
 def groups(
@@ -124,13 +102,13 @@ def groups(
             for at, point in enumerate(points):
                 _mark(axes, point, place + (at - (len(points) - 1) / 2) * step, small=True)
             if place:
-                axes.axhline(place - 0.5, color=_GRID, linewidth=0.8)
+                axes.axhline(place - 0.5, color=GRID, linewidth=0.8)
         _rows(axes, [label for label, _ in rows], [])
         axes.set_xlim(limits)
-        axes.set_xlabel(_short(xlabel, 48))
-        _legend(axes, [(label, _MARKERS[_shape(series)], "none", series) for label, series in named.items()])
+        axes.set_xlabel(short(xlabel, 48))
+        _legend(axes, [(label, marker_of(series), "none", series) for label, series in named.items()])
 
-    return _svg(name, alt, 50 + (8 + 12 * most) * len(rows) + _legend_height(named), draw)
+    return drawing(name, alt, 50 + (8 + 12 * most) * len(rows) + _legend_height(named), draw)
 
 
 def bars(name: str, alt: str, rows: Sequence[Bar]) -> str:
@@ -138,13 +116,13 @@ def bars(name: str, alt: str, rows: Sequence[Bar]) -> str:
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
-            axes.barh(place, row.value, height=0.62, color=_colour(row.series))
+            axes.barh(place, row.value, height=0.62, color=colour_of(row.series))
         _rows(axes, [row.label for row in rows], [row.text for row in rows])
         axes.set_xlim(0, max((row.value for row in rows), default=1) or 1)
         axes.grid(False)
         axes.set_xticks([])
 
-    return _svg(name, alt, 14 + 24 * len(rows), draw)
+    return drawing(name, alt, 14 + 24 * len(rows), draw)
 
 
 def boxes(name: str, alt: str, rows: Sequence[Box], xlabel: str) -> str:
@@ -153,19 +131,19 @@ def boxes(name: str, alt: str, rows: Sequence[Box], xlabel: str) -> str:
     def draw(axes: Axes) -> None:
         longest = max(row.quantiles[-1] for row in rows)
         for place, row in enumerate(rows):
-            colour = _colour(row.series)
+            colour = colour_of(row.series)
             q05, q25, q50, q75, q95 = row.quantiles
             axes.hlines(place, q05, q95, color=colour, linewidth=1.4)
             axes.barh(
                 place, q75 - q25, left=q25, height=0.5, color=colour, edgecolor=colour, linewidth=1.4, clip_on=False
             )
             if q75 - q25 > 0.03 * longest:  # in a narrower box the mark would cover all there is
-                axes.vlines(q50, place - 0.25, place + 0.25, color=_PAPER, linewidth=2.2)
+                axes.vlines(q50, place - 0.25, place + 0.25, color=PAPER, linewidth=2.2)
         _rows(axes, [row.label for row in rows], [f"{row.quantiles[2]:,.0f}" for row in rows])
         axes.set_xlim(left=0)
-        axes.set_xlabel(_short(xlabel, 48))
+        axes.set_xlabel(short(xlabel, 48))
 
-    return _svg(name, alt, 46 + 25 * len(rows), draw)
+    return drawing(name, alt, 46 + 25 * len(rows), draw)
 
 
 def lines(
@@ -186,16 +164,22 @@ def lines(
 
     def draw(axes: Axes) -> None:
         for line in series:
-            style: Any = _DASHES[_shape(line.series)]
-            marker: dict[str, Any] = {"marker": _MARKERS[_shape(line.series)], "markersize": 5} if few else {}
+            colour, style = colour_of(line.series), dash_of(line.series)
+            marker: dict[str, Any] = {"marker": marker_of(line.series), "markersize": 5} if few else {}
             axes.plot(
-                line.xs, line.ys, color=_colour(line.series), linestyle=style, linewidth=1.7, clip_on=not few, **marker
+                line.xs,
+                line.ys,
+                color=colour_of(line.series),
+                linestyle=style,
+                linewidth=1.7,
+                clip_on=not few,
+                **marker,
             )
             if line.lows:
-                axes.fill_between(line.xs, line.lows, line.highs, color=_colour(line.series), alpha=0.16, linewidth=0)
+                axes.fill_between(line.xs, line.lows, line.highs, color=colour, alpha=0.16, linewidth=0)
         axes.grid(axis="x", visible=False)
         axes.grid(axis="y", visible=True)
-        axes.set_xlabel(_short(xlabel, 48))
+        axes.set_xlabel(short(xlabel, 48))
         axes.set_ylabel(ylabel)
         axes.margins(x=0.03 if few else 0.01)
         if log_x:
@@ -208,10 +192,10 @@ def lines(
         if highest is not None:
             axes.set_ylim(top=min(top, highest))
         if len(named) > 1:
-            entries = [(label, _MARKERS[_shape(n)] if few else "", _DASHES[_shape(n)], n) for label, n in named.items()]
+            entries = [(label, marker_of(n) if few else "", dash_of(n), n) for label, n in named.items()]
             _legend(axes, entries)
 
-    return _svg(name, alt, 200 + (_legend_height(named) if len(named) > 1 else 0), draw)
+    return drawing(name, alt, 200 + (_legend_height(named) if len(named) > 1 else 0), draw)
 
 
 def outlines(
@@ -224,22 +208,20 @@ def outlines(
     named = {label: place for label, _, place in series}
 
     def draw(axes: Axes) -> None:
-        for label, shares, place in series:
-            style: Any = _DASHES[_shape(place)]
-            axes.stairs(
-                shares, range(len(edges)), color=_colour(place), linestyle=style, linewidth=1.8, label=label, fill=False
-            )
-            axes.stairs(shares, range(len(edges)), color=_colour(place), alpha=0.12, fill=True)
+        for _, shares, place in series:
+            colour = colour_of(place)
+            axes.stairs(shares, range(len(edges)), color=colour, linestyle=dash_of(place), linewidth=1.8, fill=False)
+            axes.stairs(shares, range(len(edges)), color=colour, alpha=0.12, fill=True)
         axes.grid(axis="x", visible=False)
         axes.grid(axis="y", visible=True)
         axes.set_xticks(range(len(edges)), [_thousands(edge) for edge in edges])
         axes.set_xlim(0, len(edges) - 1)
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(_short(xlabel, 48))
+        axes.set_xlabel(short(xlabel, 48))
         axes.set_ylabel("share, %")
-        _legend(axes, [(label, "", _DASHES[_shape(place)], place) for label, place in named.items()])
+        _legend(axes, [(label, "", dash_of(place), place) for label, place in named.items()])
 
-    return _svg(name, alt, 190 + _legend_height(named), draw)
+    return drawing(name, alt, 190 + _legend_height(named), draw)
 
 
 def around_zero(marks: Sequence[Point]) -> tuple[float, float]:
@@ -249,33 +231,24 @@ def around_zero(marks: Sequence[Point]) -> tuple[float, float]:
     return min(ends) - margin, max(ends) + margin
 
 
-def _colour(series: int) -> str:
-    return _SERIES[series % len(_SERIES)]
-
-
-def _shape(series: int) -> int:
-    """Place of its marker and of its dash: each round of colours shifts them by one."""
-    return (series + series // len(_SERIES)) % len(_MARKERS)
-
-
 def _mark(axes: Axes, point: Point, place: float, *, small: bool = False) -> None:
-    colour = _colour(point.series)
+    colour = colour_of(point.series)
     if point.low is not None and point.high is not None:
         axes.hlines(place, point.low, point.high, color=colour, linewidth=1.8 if small else 2.2)
     size = 5 if small else 6.5
-    axes.plot([point.value], [place], _MARKERS[_shape(point.series)], color=colour, markersize=size, clip_on=False)
+    axes.plot([point.value], [place], marker_of(point.series), color=colour, markersize=size, clip_on=False)
 
 
 def _rows(axes: Axes, labels: Sequence[str], texts: Sequence[str]) -> None:
     """One row a label, first on top; values stand at the right edge, outside the axes."""
-    axes.set_yticks(range(len(labels)), [_short(label) for label in labels])
+    axes.set_yticks(range(len(labels)), [short(label) for label in labels])
     axes.set_ylim(len(labels) - 0.45, -0.55)
     axes.spines["left"].set_visible(False)
     axes.spines["bottom"].set_visible(False)
     if texts:
         twin = axes.secondary_yaxis("right")
-        twin.set_yticks(range(len(texts)), [_short(text) for text in texts])
-        twin.tick_params(length=0, labelcolor=_INK)
+        twin.set_yticks(range(len(texts)), [short(text) for text in texts])
+        twin.tick_params(length=0, labelcolor=INK)
         twin.spines["right"].set_visible(False)
 
 
@@ -309,90 +282,19 @@ def _legend(axes: Axes, entries: Sequence[tuple[str, str, Any, int]]) -> None:
     from matplotlib.lines import Line2D
 
     handles = [
-        Line2D([], [], color=_colour(series), marker=marker, markersize=5, linestyle=dash, label=_short(label))
+        Line2D([], [], color=colour_of(series), marker=marker, markersize=5, linestyle=dash, label=short(label))
         for label, marker, dash, series in entries
     ]
     axes.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=_legend_columns([e[0] for e in entries]),
-        frameon=False, borderaxespad=0.2, labelcolor=_INK, columnspacing=1.4, handlelength=2.4,
+        frameon=False, borderaxespad=0.2, labelcolor=INK, columnspacing=1.4, handlelength=2.4,
     )  # fmt: skip
 
 
 def _legend_columns(labels: Sequence[str]) -> int:
-    longest = max(len(_short(label)) for label in labels)
+    longest = max(len(short(label)) for label in labels)
     return max(1, min(len(labels), 62 // (longest + 7)))
 
 
 def _legend_height(named: dict[str, int]) -> int:
     return _LEGEND_ROW * -(-len(named) // _legend_columns(list(named)))
-
-
-def _short(label: str, longest: int = 24) -> str:
-    label = visible(label).replace("\n", " ")
-    return label if len(label) <= longest else label[: longest - 1] + "…"
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    import matplotlib
-
-    with matplotlib.rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "distill",
-            "text.parse_math": False,  # names are data: a `$` in one is a dollar sign
-            "axes.unicode_minus": True,
-            "font.size": 11,
-            "text.color": _INK,
-            "axes.labelcolor": _MUTED,
-            "axes.labelsize": 10,
-            "axes.edgecolor": _GRID,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.grid": True,
-            "axes.grid.axis": "x",
-            "axes.axisbelow": True,
-            "grid.color": _GRID,
-            "grid.linewidth": 0.8,
-            "legend.fontsize": 10,
-            "xtick.color": _GRID,
-            "ytick.color": _GRID,
-            "xtick.labelcolor": _MUTED,
-            "ytick.labelcolor": _INK,
-            "xtick.labelsize": 10,
-            "xtick.major.size": 0,
-            "ytick.major.size": 0,
-            "ytick.major.pad": 8,
-            "xtick.major.pad": 7,
-        }
-    ):
-        yield
-
-
-def _svg(name: str, alt: str, height: float, draw: Callable[[Axes], None]) -> str:
-    """Run `draw` on fresh axes; the SVG has ids of its own (`name` is unique in a page) and the page's colours."""
-    from matplotlib.figure import Figure
-
-    name = re.sub(r"[^\w-]+", "-", name)
-    with _style():
-        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
-        draw(figure.add_subplot())
-        buffer = io.StringIO()
-        about = {"Date": None, "Creator": None, "Format": None, "Type": None}
-        figure.savefig(buffer, format="svg", transparent=True, metadata=about)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf"<svg {_aria(alt)} \1>", text, count=1)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(url\(#|xlink:href="#)', rf"\1{name}-", text)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
-    return re.sub(r"\n\s*", " ", text).strip()
-
-
-def _aria(alt: str) -> str:
-    from html import escape
-
-    return f'class="plot" role="img" aria-label="{escape(visible(alt), quote=True)}"'

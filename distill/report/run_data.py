@@ -16,7 +16,7 @@ from distill.evaluate.metrics import Mean, Rate
 from distill.report import evaluated, examples, taught
 from distill.report.evaluated import Evaluated, Kind, Task, as_mean
 from distill.report.parts import Example
-from distill.report.plots import SERIES
+from distill.report.svg import SERIES
 from distill.report.taught import Taught
 
 OWN_SERIES: dict[Kind, int] = {"student": 0, "base": 1, "teacher": 2, "file": 3, "other": 4}
@@ -25,7 +25,7 @@ OWN_TASK = "problems"
 """The task of the experiment's own test problems."""
 
 REPORTED = ("evaluate", "filter", "train", "export")
-"""Stages whose absence the page mentions."""
+"""Stages whose absence the page mentions, where the experiment has them."""
 
 
 @dataclass(frozen=True)
@@ -137,17 +137,24 @@ def collect(run: Path) -> RunData:
         parts["export_rows"] = tuple(files.read_json(run / first["export"] / rundir.MANIFEST)["rows"])
         entries += _file_entries(parts["exports"])
     done = {*first} - {"train"} | ({"train"} if parts["curves"] else set())
+    experiment = files.read_json(run / "experiment.json") if (run / "experiment.json").exists() else {}
+    asked: Mapping[str, Any] = next(iter(experiment.get("arms", {}).values()), {})
     return RunData(
         name=str(index["name"]),
         folder=run,
-        experiment=files.read_json(run / "experiment.json") if (run / "experiment.json").exists() else {},
+        experiment=experiment,
         arms=tuple(index["arms"]),
         seeds=tuple(dict.fromkeys(seed for seeds in index["arms"].values() for seed in seeds)),
         stages=_stages(run, index),
         entries=tuple(entries),
-        missing=tuple(stage for stage in REPORTED if stage not in done),
+        missing=tuple(stage for stage in REPORTED if stage not in done and _is_asked(asked.get(stage))),
         **parts,
     )
+
+
+def _is_asked(section: Any) -> bool:
+    """Whether an experiment's section asks for its stage: `export: []` does not."""
+    return section is not None and not (isinstance(section, Mapping) and section.get("formats") == [])
 
 
 def _first(index: Mapping[str, Any]) -> dict[str, str]:

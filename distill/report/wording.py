@@ -26,10 +26,10 @@ def bare_percent(value: float | None, digits: int = 1) -> str:
 
 
 def points(value: float | None) -> str:
-    """A difference of rates in points: `+4.2`, `−1.0`."""
+    """A difference of rates in points: `+4.2`, `−1.0`; `−0.0` is a little below 0: the sign of an interval's end."""
     if value is None:
         return "-"
-    return f"{round(100 * value, 1) + 0.0:+.1f}".replace("-", "−")  # + 0.0: no negative zero
+    return f"{100 * value + 0.0:+.1f}".replace("-", "−")
 
 
 def estimate(measured: Mapping[str, Any], digits: int = 0) -> str:

@@ -42,6 +42,8 @@ MOST_ROWS = 200
 SHOWN_CHARACTERS = 240
 AROUND = 90
 """Characters shown before and after a match."""
+COUNTED = 50
+"""Values of a facet that are told with every search; a reason may have thousands."""
 SIBLINGS = 400
 """Other answers to the same problem that are listed."""
 
@@ -109,11 +111,15 @@ class Catalog:
     # ---- finding
 
     def about(self) -> dict[str, Any]:
-        """What the page needs once: title, facets with their labels, the unit of lengths and its range."""
+        """What the page needs once: title, facets that tell entries apart, and the unit of lengths."""
         told = self._lengths[self._lengths >= 0]
         return {
             "title": self.title, "count": self.count, "unit": self.unit, "sorts": list(SORTS),
-            "facets": [{"name": facet["name"], "label": facet["label"]} for facet in self.facets.values()],
+            "facets": [
+                {"name": name, "label": facet["label"]}
+                for name, facet in self.facets.items()
+                if len(np.unique(self._codes[name])) > 1
+            ],
             "longest": int(told.max()) if len(told) else 0,
         }  # fmt: skip
 
@@ -193,15 +199,20 @@ class Catalog:
         codes = [self._value_codes[name][value] for value in values if value in self._value_codes[name]]
         return np.isin(self._codes[name], codes)
 
-    def _counts(self, everywhere: Flags, wanted: Mapping[str, Flags]) -> dict[str, list[tuple[str, int]]]:
-        """By facet, how many entries each value would give if it were chosen: the other facets' choices hold."""
+    def _counts(self, everywhere: Flags, wanted: Mapping[str, Flags]) -> dict[str, dict[str, Any]]:
+        """By facet, how many entries each value would give if it were chosen: the other facets' choices hold. Values
+        that give some, the most frequent first, and how many rarer ones there are.
+        """
         both = np.logical_and.reduce([everywhere, *wanted.values()])
         counts = {}
         for name, facet in self.facets.items():
             others = [flags for other, flags in wanted.items() if other != name]
             among = np.logical_and.reduce([everywhere, *others]) if name in wanted else both
             by_code = np.bincount(self._codes[name][among], minlength=len(facet["values"]))
-            counts[name] = [(value, int(n)) for value, n in zip(facet["values"], by_code, strict=True)]
+            codes = np.flatnonzero(by_code)
+            often = codes[np.argsort(-by_code[codes], kind="stable")][:COUNTED]
+            values = [(facet["values"][code], int(by_code[code])) for code in often]
+            counts[name] = {"values": values, "rarer": len(codes) - len(often)}
         return counts
 
     @cached_property

@@ -134,7 +134,8 @@ def of_run(run: Path) -> Source:
     for folder, arms in filters.items() if len(filters) > 1 else ():
         labels[facet[folder]] = f"Filter of {shortened(arms)}"
         labels[_why(facet[folder])] = f"Its reason for {shortened(arms)}"
-    content = digest([str(index["name"]), sorted((folder.name, made) for folder, made in contents.items()), labels])
+    made = sorted((folder.name, content) for folder, content in contents.items())
+    content = digest([str(index["name"]), made, total, labels])  # the total: a pulled run may get its tables later
     return Source(str(index["name"]), content, total, entries, questions, labels)
 
 

@@ -120,6 +120,21 @@ def test_a_prefix_as_long_as_the_limit_leaves_nothing_to_draw(engine):
     assert (got.completion_ids, got.text, got.finish_reason) == ((), "", "length")
 
 
+def test_its_codec_is_the_tokenizer_that_it_draws_with(engine, tokenizer, tiny_model):
+    module = plugins.load(PACKAGE, engine.name)
+    codec = module.codec(module.Config(**engine.test_settings), str(tiny_model))
+    text = "so 3*4=12\n</think>\n\nWait \u00e9"
+
+    ids = codec.encode(text)
+    (got,) = engine.generate(ask(HOT, 1))
+    codec.close()
+
+    assert ids == tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert codec.decode(ids) == text
+    stopped = got.finish_reason == "stop"
+    assert codec.decode(got.completion_ids[:-1] if stopped else got.completion_ids) == got.text
+
+
 def test_what_cannot_fit_the_context_is_refused_before_anything_is_drawn(engine, tokenizer):
     prompt = len(render_prompt(tokenizer, QUESTIONS[-1]).ids)
     requests = [*ask(GREEDY), Request("long", QUESTIONS[-1], Sampling(max_tokens=513 - prompt))]

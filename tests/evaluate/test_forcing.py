@@ -18,7 +18,7 @@ from distill.core.plugins import Choice, load
 from distill.core.records import Message, Problem, Sample, Sampling, problem_id, sample_key
 from distill.core.stage import StageRun, Workspace
 from distill.engines import transformers
-from distill.evaluate import forcing, scores
+from distill.evaluate import forcing, results, scores
 from distill.evaluate import stage as evaluate
 from distill.evaluate.forcing import Forced
 from distill.rollout import Prices, Teacher
@@ -397,6 +397,21 @@ def test_an_evaluation_forces_each_model_and_frees_it(tmp_path: Path, monkeypatc
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ValidationError, match=complaint):
         forcing.Config(**settings)
+
+
+def test_forced_answers_that_failed_are_missed_as_others_are() -> None:
+    good = {"k": 99, "n": 100, "value": 0.99, "low": 0.9, "high": 1.0, "items": 100, "ungradable": 0, "errors": 0}
+    bad = good | {"n": 97, "errors": 3}
+    entries = [{"budget": 64, "waits": None, "rate": bad}, {"budget": None, "waits": 2, "rate": bad}]
+    task = {"name": "problems", "models": [{"name": "student", "rate": good, "forced": entries}]}
+
+    said = results.missed([task])
+
+    assert said is not None
+    for who in ("student, budget 64", "student, 2 waits"):
+        assert f"{who}: 0 ungradable and 3 failed of 100" in said
+    assert "student:" not in said
+    assert results.missed([{**task, "models": [{"name": "student", "rate": good, "forced": []}]}]) is None
 
 
 def test_a_folder_that_forced_nothing_has_no_lines(tmp_path: Path) -> None:

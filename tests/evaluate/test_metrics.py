@@ -103,9 +103,9 @@ def test_mean_by_item():
     mean = metrics.mean_of({"a": [10.0, 20.0], "b": [30.0, 40.0]})
 
     assert (mean.value, mean.n, mean.items) == (25.0, 4, 2)
-    # clusters at 15 and 35: standard error 10, on the log scale 10 / 25
-    assert mean.high == pytest.approx(25 * math.exp(12.7062 * 10 / 25), rel=1e-3)
-    assert mean.low == pytest.approx(25 / math.exp(12.7062 * 10 / 25), rel=1e-3)
+    # left out in turn: means of 35 and 15, whose logarithms are ln(35/15) / 2 from their middle
+    factor = math.exp(12.7062 * math.log(35 / 15) / math.sqrt(2))
+    assert (mean.low, mean.high) == pytest.approx((25 / factor, 25 * factor), rel=1e-3)
     below = metrics.mean_of({"a": [-10.0, 10.0], "b": [30.0, 40.0]})  # no logarithm: the plain interval
     assert below.high == pytest.approx(17.5 + 12.7062 * 17.5, rel=1e-4)
     assert metrics.mean_of({"a": [0.0], "b": [0.0]}).high == 0.0

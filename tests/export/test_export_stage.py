@@ -79,6 +79,7 @@ def test_every_file_is_proved_and_answers_as_the_student_does(tmp_path: Path):
     report, out = run_stage(tmp_path, resolve("embedded-teacher"), formats)
 
     assert report.missed is None
+    assert report.data["base_licence"] == "apache-2.0"  # of the base model's card, for whoever publishes the run
     said = {entry["name"]: entry for entry in files.read_json(out / "proof.json")["files"]}
     assert list(said) == ["safetensors", "gguf-q8_0", "gguf-f16", "gguf-q4_k_m-imatrix"]
     assert {name: entry["tiers"] for name, entry in said.items()} == {

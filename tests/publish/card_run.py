@@ -224,7 +224,7 @@ def proof(
     if kl is not None:
         entry |= {"kl": kl, "top_1": top_1, "tiers": [*tiers, 3]}
     if right is not None:
-        rates = [{"k": k, "n": 8, "value": k / 8, "low": k / 8 - 0.3, "high": 1.0, "items": 8} for k in right]
+        rates = [{"k": k, "n": 8, "value": k / 8, "low": max(0.0, k / 8 - 0.3), "high": 1.0, "items": 8} for k in right]
         entry |= {"rate": rates[0], "student_rate": rates[1]}
     return entry
 

@@ -12,7 +12,8 @@ PUT /_control/head a commit to go back to,
 GET /_control/log all requests since DELETE /_control/log, GET /_control/repo/KIND/OWNER/NAME its state.
 A plan: {"on": "PUT /storage/", "times": 1, "status": 503, "headers": {}}, or instead of a status
 "cut_after": BYTES (the connection is reset once so many bytes of the body were read), "stall_after": BYTES (then it
-reads no more), or "swallow": true (the request is carried out, but the connection ends without an answer).
+reads no more), "swallow": true (the request is carried out, but the connection ends without an answer), or
+"meanwhile": {...} (what PUT /_control/repo takes: somebody's commit just before this request is carried out).
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 CUT = "cut"
+LARGE = (".safetensors", ".gguf", ".parquet")
+"""Files that go to storage whatever their size."""
 
 
 @dataclass
@@ -128,6 +131,25 @@ class Hub:
         repo.branches[branch] = sha
         return commit
 
+    def make(self, asked: dict[str, Any]) -> str:
+        """Add a commit by somebody else: `files` as base64, None takes one away; the repository is made if need be."""
+        key = (asked["kind"], asked["id"])
+        repo = self.repos.setdefault(key, Repo(*key, private=True))
+        repo.private = asked.get("private", repo.private)
+        head = repo.branches.get("main")
+        files = dict(repo.commits[head].files) if head else {}
+        for path, text in asked.get("files", {}).items():
+            if text is None:
+                files.pop(path, None)
+                continue
+            content = base64.b64decode(text)
+            if len(content) > self.regular or path.endswith(LARGE):
+                files[path] = large(self.put(content), len(content))
+                repo.large.add(files[path].sha256)
+            else:
+                files[path] = regular(content, self)
+        return self.add(repo, asked.get("title", "by hand"), files).sha
+
     def fault(self, asked: str) -> dict[str, Any] | None:
         """The first plan that this request falls under, counted down."""
         with self.lock:
@@ -182,6 +204,8 @@ class Handler(BaseHTTPRequestHandler):
             if plan is not None and "status" in plan:
                 raise Refused(plan["status"], "planned", plan.get("code"), plan.get("headers"), url=self.hub.here)
             with self.hub.lock:
+                if plan is not None and "meanwhile" in plan:
+                    self.hub.make(plan["meanwhile"])
                 answer = self._answer(url.path, parse_qs(url.query))
             if plan is not None and plan.get("swallow"):
                 raise ConnectionResetError(CUT)
@@ -384,7 +408,7 @@ class Handler(BaseHTTPRequestHandler):
         files = self._commit(repo, revision).files
         answer = []
         for file in json.loads(self._body)["files"]:
-            is_large = file["size"] > self.hub.regular or file["path"].endswith((".safetensors", ".gguf", ".parquet"))
+            is_large = file["size"] > self.hub.regular or file["path"].endswith(LARGE)
             there = files.get(file["path"])
             oid = None if there is None else there.sha256 if there.large else there.oid
             answer.append(
@@ -536,26 +560,8 @@ class Handler(BaseHTTPRequestHandler):
         return {}
 
     def make(self, query: Any) -> Any:
-        """A repository as a test wants it: `files` are added to its head, as base64; None takes one away."""
-        asked = json.loads(self._body)
-        key = (asked["kind"], asked["id"])
-        repo = self.hub.repos.setdefault(key, Repo(*key, private=True))
-        repo.private = asked.get("private", repo.private)
-        head = repo.branches.get("main")
-        files = dict(repo.commits[head].files) if head else {}
-        for path, text in asked.get("files", {}).items():
-            if text is None:
-                files.pop(path, None)
-                continue
-            content = base64.b64decode(text)
-            if len(content) > self.hub.regular or path.endswith((".safetensors", ".gguf", ".parquet")):
-                files[path] = large(self.hub.put(content), len(content))
-                repo.large.add(files[path].sha256)
-            else:
-                files[path] = regular(content, self.hub)
-        made = self.hub.add(repo, asked.get("title", "by hand"), files)
-        repo.tags.update(dict.fromkeys(asked.get("tags", []), made.sha))
-        return {"sha": made.sha}
+        """A repository as a test wants it; see `Hub.make`."""
+        return {"sha": self.hub.make(json.loads(self._body))}
 
 
 def _entry(path: str, file: File) -> dict[str, Any]:

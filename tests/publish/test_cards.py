@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from distill.core.files import read_json, write_json
 from distill.core.records import Message
 from distill.publish import dataset_card, markdown, model_card, refusals, release, secrets
 from distill.publish.refusals import Refusal
@@ -231,6 +232,51 @@ def test_paths_and_servers_of_this_machine_stay_here(tmp_path: Path) -> None:
     for card in (model_text(here, found), dataset_card.render(here, found, CONFIG)):
         assert secrets.private(card) is None
         assert "ann" not in card.replace("answers", "").replace("cannot", "") and "gpu-box" not in card
+
+
+def test_the_other_seeds_are_told(tmp_path: Path) -> None:
+    run = card_run().write(tmp_path / "run")
+    index = read_json(run / "run.json")
+    index["arms"]["main"]["1"] = index["arms"]["main"]["0"]
+    write_json(run / "run.json", index)
+    text = model_text(release.gather(run, "main", 1))
+
+    assert "This is seed 1 of the 2 that were trained; seed 0: 75.0% [40.9, 92.9], seed 1: 75.0%" in text
+    assert "It was trained once" not in text
+
+
+def test_what_the_guard_found_is_told_and_looked_for(tmp_path: Path) -> None:
+    made = card_run()
+    items = [problem("What is 3 plus 3?", "6", "test"), problem("Where is the moon in the day?", "x", "test")]
+    made.evaluated = items
+    add_task(made, "steps", items, {"base": 2, "student": 1})
+    assert made.results is not None
+    task = made.results["tasks"].pop()
+    difference = next(pair["difference"] for pair in task["pairs"])
+    guarded = {**task, "difference": difference, "verdict": "forgetting shown", "missed": True}
+    made.results["guard"] = {"points": 2.0, "tasks": [guarded]}
+    here = gathered(tmp_path, made)
+    text = model_text(here)
+
+    assert "Guard against forgetting, steps: -50.0 points" in text and "forgetting shown; a loss of 2 points" in text
+    assert "What was measured is its own test problems and steps, and nothing else" in text
+    assert [refusal.name for refusal in refusals.find(here, CONFIG)] == ["contaminated"]
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ((6, 6), "`student-q4_k_m.gguf` is the smallest whose loss is within the noise"),
+        ((1, 6), "`student-q8_0.gguf` is the smallest whose loss is within the noise"),
+        ((0, 0), "too few right answers were drawn to tell the files apart"),
+    ],
+)
+def test_the_file_that_is_advised(tmp_path: Path, right: tuple[int, int], said: str) -> None:
+    made = card_run()
+    made.proof[2] = proof("gguf-q4_k_m", "gguf-q4_k_m/student-q4_k_m.gguf", 400_000_000, 5.3, kl=0.01, right=right)
+    if right == (0, 0):
+        made.proof[1] = proof("gguf-q8_0", "gguf-q8_0/student-q8_0.gguf", 640_000_000, 8.5, kl=1e-4, right=right)
+    assert f"**Which one:** {said}" in model_text(gathered(tmp_path, made))
 
 
 # -- hostile text, and how it looks ---------------------------------------------------------------------------------

@@ -15,9 +15,8 @@ from distill.core import rundir
 from distill.publish import record
 from tests.publish import made_run
 from tests.publish.process import READER, HubProcess
+from tests.publish.sending import ALLOW, MODEL
 
-ALLOW = ("--allow", "nothing-measured")
-MODEL = "model.safetensors"
 STORED = "GET /storage/blob/"
 
 

@@ -125,6 +125,16 @@ def test_a_benchmark_whose_questions_are_not_here(tmp_path: Path, signature: str
     assert names(found(tmp_path, change)) == (["contaminated"] if refused else [])
 
 
+def test_without_the_training_traces_nobody_can_look(tmp_path: Path) -> None:
+    here = release.gather(card_run().write(tmp_path / "run"), None, None)
+    (here.folders["filter"] / "traces.parquet").unlink()
+    (here.folders["filter"] / "absent.json").write_text('["traces.parquet"]')
+
+    refused = refusals.find(release.gather(here.run, None, None), CONFIG)
+
+    assert "the training traces are not here" in told(refused, "contaminated")
+
+
 def test_even_the_ids_of_a_benchmark_without_questions_are_looked_for(tmp_path: Path) -> None:
     refused = found(tmp_path, lambda made: bench(made, "What is 3 plus 3?", kept=False))
     assert "are in the training questions" in told(refused, "contaminated")

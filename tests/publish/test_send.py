@@ -2,42 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
-
 from distill.publish import record
 from tests.e2e import small
 from tests.publish import made_run
 from tests.publish.conftest import repo_of
-from tests.publish.process import READER, WRITER, HubProcess
-
-ALLOW = ("--allow", "nothing-measured")
-MODEL, GGUF = "model.safetensors", "student-q8_0.gguf"
-
-
-def publish(hub: HubProcess, run: Path, *words: str, token: str | None = WRITER) -> subprocess.CompletedProcess[str]:
-    """`distill publish RUN --allow nothing-measured WORDS`."""
-    return hub.quickly(run.parents[1], "publish", str(run), *ALLOW, *words, token=token)
-
-
-def last_line(done: subprocess.CompletedProcess[str]) -> str:
-    """The error, which is one line; no traceback anywhere."""
-    assert "Traceback" not in done.stderr, done.stderr
-    return done.stderr.strip().splitlines()[-1]
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def writes(hub: HubProcess) -> list[str]:
-    """Requests that could change something."""
-    return [note["asked"] for note in hub.log() if not note["asked"].startswith(("GET", "HEAD"))]
+from tests.publish.process import WRITER, HubProcess
+from tests.publish.sending import ALLOW, GGUF, MODEL, last_line, publish, sha256, writes
 
 
 def test_without_yes_nothing_is_touched_and_everything_is_shown(hub: HubProcess, made: Path, tmp_path: Path) -> None:
@@ -168,27 +143,6 @@ def _whole(hub: HubProcess) -> int:
     return sum(note["bytes"] for note in whole) if batches and len(verified) == len(whole) >= 5 else 0
 
 
-def test_a_cut_connection_is_taken_up_again(hub: HubProcess, made: Path, tmp_path: Path) -> None:
-    hub.fail({"on": "PUT /storage/part/", "times": 1, "cut_after": 300_000})
-
-    done = publish(hub, made, "--yes")
-
-    assert done.returncode == 0, done.stderr
-    assert [note["status"] for note in hub.log() if note["asked"].startswith("PUT /storage/part/")].count("cut") == 1
-    assert hub.state(repo_of(tmp_path))["files"][MODEL]["size"] == made_run.WEIGHTS
-
-
-def test_a_commit_whose_answer_was_lost_is_not_made_twice(hub: HubProcess, made: Path, tmp_path: Path) -> None:
-    hub.fail({"on": f"POST /api/models/{repo_of(tmp_path)}/commit/", "swallow": True})
-
-    done = publish(hub, made, "--yes")
-
-    assert done.returncode == 0, done.stderr
-    state = hub.state(repo_of(tmp_path))
-    assert len(state["commits"]) == 2
-    assert list(state["tags"].values()) == [state["head"]]
-
-
 def test_a_kill_between_commit_and_tag_leaves_a_tag_to_be_made(hub: HubProcess, made: Path, tmp_path: Path) -> None:
     hub.fail({"on": f"POST /api/models/{repo_of(tmp_path)}/tag/", "times": 9, "status": 403})
     assert publish(hub, made, "--yes").returncode == 1
@@ -200,93 +154,6 @@ def test_a_kill_between_commit_and_tag_leaves_a_tag_to_be_made(hub: HubProcess, 
     head = hub.state(repo_of(tmp_path))["head"]
     assert writes(hub) == [f"POST /api/models/{repo_of(tmp_path)}/tag/{head}"]
     assert len(hub.state(repo_of(tmp_path))["tags"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("token", "words"), [("hf_NobodyKnowsThisOne012345678901234", ["401", "hf auth login"]), (None, ["hf auth login"])]
-)
-def test_without_a_login_that_holds(hub: HubProcess, made: Path, token: str | None, words: list[str]) -> None:
-    done = publish(hub, made, "--yes", token=token)
-    assert done.returncode == 1
-    line = last_line(done)
-    assert all(word in line for word in words)
-    assert writes(hub) == []
-    assert token is None or token not in done.stderr
-
-
-def test_a_token_that_may_only_read(hub: HubProcess, made: Path, tmp_path: Path) -> None:
-    done = publish(hub, made, "--yes", token=READER)
-    assert done.returncode == 1
-    assert "403" in last_line(done) and "token that can write" in last_line(done)
-    assert not hub.has(repo_of(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("on", "status", "words"),
-    [
-        ("POST /api/repos/create", 401, ["401", "hf auth login"]),
-        ("POST /api/models/{repo}/preupload/", 404, ["404", "check the name"]),
-        ("POST /api/models/{repo}/commit/", 409, ["409", "try again in a minute"]),
-        ("POST /api/models/{repo}/commit/", 412, ["412", "changed the repository"]),
-        ("POST /api/models/{repo}/commit/", 413, ["413", "fewer"]),
-        ("POST /api/models/{repo}/commit/", 400, ["400", "planned", "its own words"]),
-        ("POST /api/models/{repo}/commit/", 429, ["429", "the same command goes on"]),
-        ("POST /api/models/{repo}/commit/", 500, ["500", "trouble", "the same command goes on"]),
-        ("POST /{repo}.git/info/lfs/objects/batch", 403, ["403", "token that can write"]),
-        ("PUT /storage/", 403, ["403"]),
-    ],
-)
-def test_every_fault_is_one_line_with_what_to_do(
-    hub: HubProcess, made: Path, tmp_path: Path, on: str, status: int, words: list[str]
-) -> None:
-    hub.fail({"on": on.format(repo=repo_of(tmp_path)), "times": 99, "status": status})
-
-    done = publish(hub, made, "--yes")
-
-    assert done.returncode == 1, done.stderr
-    line = last_line(done)
-    assert line.startswith(f"distill: publish {repo_of(tmp_path)}: ") and all(word in line for word in words), line
-
-
-@pytest.mark.parametrize("status", [429, 503])
-def test_what_may_pass_is_tried_again(hub: HubProcess, made: Path, tmp_path: Path, status: int) -> None:
-    repo = repo_of(tmp_path)
-    hub.fail(
-        {"on": f"GET /api/models/{repo}", "status": status, "headers": {"Retry-After": "0"}},
-        {"on": "POST /api/repos/create", "status": status},
-        {"on": f"POST /api/models/{repo}/commit/", "status": status, "headers": {"Retry-After": "0"}},
-        {"on": f"POST /api/models/{repo}/tag/", "status": status},
-    )
-
-    done = publish(hub, made, "--yes")
-
-    assert done.returncode == 0, done.stderr
-    assert f"the Hub answers {status}" in done.stderr and "trying again in 0 s" in done.stderr
-    assert len(hub.state(repo)["commits"]) == 2 and len(hub.state(repo)["tags"]) == 1
-
-
-def test_a_wait_that_is_too_long_is_the_persons_to_decide(hub: HubProcess, made: Path) -> None:
-    hub.fail({"on": "POST /api/repos/create", "status": 429, "headers": {"Retry-After": "3600"}})
-    done = publish(hub, made, "--yes")
-    assert done.returncode == 1
-    assert "429" in last_line(done) and "3600" in last_line(done)
-
-
-def test_without_a_network(hub: HubProcess, made: Path) -> None:
-    hub.fail({"on": "GET /api/", "times": 99, "cut_after": 0})
-    done = publish(hub, made, "--yes")
-    assert done.returncode == 1
-    assert "cannot be reached" in last_line(done) and "check the network" in last_line(done)
-
-    dry = publish(hub, made)
-    assert dry.returncode == 0, dry.stderr
-    assert "cannot be reached" in dry.stderr and "unknown" in dry.stdout
-
-
-def test_told_to_stay_offline(hub: HubProcess, made: Path) -> None:
-    done = hub.run(made.parents[1], "publish", str(made), *ALLOW, "--yes", HF_HUB_OFFLINE="1")
-    assert done.returncode == 1
-    assert "HF_HUB_OFFLINE" in last_line(done)
 
 
 def test_the_token_is_nowhere_but_in_the_hubs_own_header(hub: HubProcess, made: Path, tmp_path: Path) -> None:
@@ -355,6 +222,18 @@ def test_what_is_not_what_was_proved_is_refused(hub: HubProcess, made: Path) -> 
     assert writes(hub) == []
 
 
+def test_what_is_refused_is_shown_and_not_sent(hub: HubProcess, made: Path, tmp_path: Path) -> None:
+    dry = hub.quickly(tmp_path, "publish", str(made))
+    assert dry.returncode == 3
+    assert MODEL in dry.stdout and "refused   nothing-measured: " in dry.stderr
+    assert "--allow nothing-measured" in last_line(dry)
+
+    sent = hub.quickly(tmp_path, "publish", str(made), "--yes")
+    assert sent.returncode == 2
+    assert "--allow nothing-measured" in last_line(sent)
+    assert writes(hub) == []
+
+
 def test_wrong_words(hub: HubProcess, made: Path, tmp_path: Path) -> None:
     cases = {
         ("--allow", "everything"): "there is no such refusal",
@@ -370,8 +249,5 @@ def test_wrong_words(hub: HubProcess, made: Path, tmp_path: Path) -> None:
         done = publish(hub, made, *words)
         assert done.returncode in (1, 2), words
         assert told in last_line(done), (words, last_line(done))
-    done = hub.quickly(tmp_path, "publish", str(made), "--yes")
-    assert done.returncode == 2 and "refused nothing-measured" in " ".join(done.stderr.split())
-    assert "--allow nothing-measured" in last_line(done)
     assert hub.quickly(tmp_path, "publish", str(tmp_path)).returncode == 2
     assert writes(hub) == []

@@ -68,7 +68,13 @@ def make_run(
             index["arms"].setdefault(arm, {})[str(seed)] = used
     files.write_json(folder / rundir.INDEX, index)
     settings = {
-        arm: {"train": {"epochs": 4, "loss": {"loss": "none" if place else "forward_kl"}}, "note": hostile}
+        arm: {
+            "filter": {"filters": ["verdict"]},
+            "train": {"epochs": 4, "loss": {"loss": ("forward_kl", "none")[place > 0]}},
+            "evaluate": {"samples": samples},
+            "export": {"formats": [] if place else ["gguf"]},
+            "note": hostile,
+        }
         for place, arm in enumerate(arms)
     }
     files.write_json(folder / "experiment.json", {"name": folder.name, "seeds": list(seeds), "arms": settings})

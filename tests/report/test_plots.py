@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from distill.report import plots
+from distill.report import plots, svg
 from distill.report.plots import Line, Point
 from tests.report.synthetic import HOSTILE
 from tests.report.test_page import read
@@ -19,17 +19,19 @@ def ticks(svg: str) -> list[float]:
 
 
 def test_series_differ_in_shape_and_dash_as_well_as_in_colour():
-    assert plots.SERIES == len({(plots._colour(n), plots._shape(n)) for n in range(plots.SERIES)}) == 36
-    first = range(6)
-    assert len({plots._colour(n) for n in first}) == len({plots._shape(n) for n in first}) == 6
-    assert len(set(plots._MARKERS)) == len({str(dash) for dash in plots._DASHES}) == 6
+    looks = [(svg.colour_of(n), svg.marker_of(n), str(svg.dash_of(n))) for n in range(svg.SERIES)]
+
+    assert len(looks) == len(set(looks)) == 36
+    for parts in zip(*looks[:6], strict=True):
+        assert len(set(parts)) == 6
 
 
-def test_an_axis_of_shares_is_neither_below_0_nor_above_all():
-    svg = plots.lines("x", "x", [Line("a", (1, 2, 3), (0.0, 50.0, 99.5))], "step", "%", highest=100.0)
+@pytest.mark.parametrize("shares", [(0.0, 0.0, 0.0), (0.0, 0.2, 0.1), (100.0, 100.0, 100.0), (99.5, 50.0, 0.0)])
+def test_an_axis_of_shares_is_neither_below_0_nor_above_all(shares: tuple[float, ...]):
+    drawn = plots.lines("x", "x", [Line("a", (1, 2, 3), shares)], "step", "%", highest=100.0)
 
-    assert min(ticks(svg)) >= 0
-    assert max(ticks(svg)) <= 100
+    assert min(ticks(drawn)) >= 0
+    assert max(ticks(drawn)) <= 100
 
 
 def test_an_axis_of_differences_may_be_below_0():
@@ -46,9 +48,9 @@ def test_bands_and_markers_are_drawn_where_there_are_few_points():
 
 @pytest.mark.parametrize(("xs", "shown"), [((1, 2, 4, 8), [1, 2, 4, 8]), ((33.0, 130.0, 511.0), [50, 100, 200, 500])])
 def test_doublings_have_ticks_that_people_read(xs: tuple[float, ...], shown: list[float]):
-    svg = plots.lines("x", "x", [Line("a", xs, tuple(0.001 for _ in xs))], "tokens", "%", log_x=True)
+    drawn = plots.lines("x", "x", [Line("a", xs, tuple(0.001 for _ in xs))], "tokens", "%", log_x=True)
 
-    assert [tick for tick in ticks(svg) if tick >= 1] == shown
+    assert [tick for tick in ticks(drawn) if tick >= 1] == shown
 
 
 def test_limits_hold_every_interval_and_0():
@@ -58,13 +60,13 @@ def test_limits_hold_every_interval_and_0():
 
 
 def test_hostile_names_are_escaped():
-    svg = plots.dots("x", HOSTILE, [Point("$x_1$" + HOSTILE, 1.0, 0.5, 1.5, HOSTILE)], HOSTILE, limits=(0, 2))
-    svg += plots.groups("y", HOSTILE, [(HOSTILE, [Point(HOSTILE, 1.0, 0.5, 1.5, "")])], HOSTILE, limits=(0, 2))
+    drawn = plots.dots("x", HOSTILE, [Point("$x_1$" + HOSTILE, 1.0, 0.5, 1.5, HOSTILE)], HOSTILE, limits=(0, 2))
+    drawn += plots.groups("y", HOSTILE, [(HOSTILE, [Point(HOSTILE, 1.0, 0.5, 1.5, "")])], HOSTILE, limits=(0, 2))
 
-    reader = read(svg)
+    reader = read(drawn)
     assert not [tag for tag, _ in reader.tags if tag in ("script", "img")]
     assert "$x_1$" in "".join(reader.text)
-    assert "\u202e" not in svg and "\x00" not in svg
+    assert "\u202e" not in drawn and "\x00" not in drawn
 
 
 def test_ids_of_two_drawings_do_not_meet():

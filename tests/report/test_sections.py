@@ -334,3 +334,14 @@ def test_an_evaluation_without_a_student_has_a_headline(data: RunData):
 
     assert summary.headline(served).startswith("On 100 problems (problems): base ")
     assert "; teacher" in summary.headline(served) or ", teacher" in summary.headline(served)
+
+
+def test_a_stage_that_was_not_asked_for_is_not_missed(tmp_path: Path):
+    folder = make_run(tmp_path / "short", arms=("main",), stages=("problems", "evaluate"), problems=5)
+    assert collect(folder).missing == ("filter", "train", "export")
+
+    told = files.read_json(folder / "experiment.json")
+    del told["arms"]["main"]["filter"]
+    told["arms"]["main"]["export"] = {"formats": []}
+    files.write_json(folder / "experiment.json", told)
+    assert collect(folder).missing == ("train",)

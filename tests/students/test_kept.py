@@ -93,6 +93,15 @@ def test_keeping_changes_no_bit_of_the_training_and_the_last_one_is_the_student(
     assert engines[0].identity.id != engines[1].identity.id
 
 
+def test_more_steps_than_there_are_keep_nothing_and_say_so(
+    tmp_path: Path, tiny_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keeping = stage(tmp_path, tiny_model, keep_every=7)
+    train.run(keeping)
+    assert "`train.keep_every` 7 keeps nothing: there are 6 steps" in capsys.readouterr().err
+    assert rundir.snapshots(keeping.out) == files.read_json(keeping.out / "report.json")["snapshots"] == []
+
+
 def test_a_student_in_4_bits_is_kept_as_its_adapter(tmp_path: Path, tiny_model: Path) -> None:
     pytest.importorskip("bitsandbytes")
     keeping = stage(tmp_path, tiny_model, QLORA, keep_every=3)

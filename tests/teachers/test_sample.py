@@ -104,6 +104,8 @@ def test_samples_come_in_order_of_problems_and_indices(tmp_path: Path):
     assert all(s.latency_s == 0 and s.created == "" for s in samples)
     assert report.data["samples"] == len(ASKED) == 72
     assert report.data["tokens"] == 720
+    assert report.data["family"]["distillation"] == "unknown"  # kept, so that the run can be published later
+    assert report.data["family"]["notice"] == report.data["terms"]
     found = read_outcomes(tmp_path)
     assert [one.problem_id for one in found.values()] == [p.id for p in MIXED]
     assert {(one.asked, one.graded, one.stopped) for one in found.values()} == {(3, None, "n")}

@@ -85,6 +85,7 @@ def test_every_trace_gets_the_engine_s_rows_in_order(
     assert len(found) > 2
     assert [key for shard in found for key in shard.keys] == [trace.key for trace in traces]
     assert report.data["traces"] == 12
+    assert report.data["family"]["notice"]  # the terms of who was asked, for whoever publishes the run
     assert report.data["tokenised"] == 2
     assert report.data["rows"] == report.data["present"]
     made = {tokens.key: tokens for tokens in tables.read(stage.out / score.TOKENS, TraceTokens)}

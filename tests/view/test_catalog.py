@@ -95,9 +95,21 @@ def test_counts_say_what_choosing_would_give(catalog: Catalog) -> None:
     counts = catalog.search(asked)["facets"]
 
     for name in ("verdict", "level"):
-        for value, count in counts[name]:
+        for value, count in counts[name]["values"]:
             narrowed = Asked("triangle", {**asked.chosen, name: [value]})
             assert catalog.search(narrowed)["total"] == count, (name, value)
+
+
+def test_a_facet_of_many_values_tells_the_frequent_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogs, "COUNTED", 2)
+    made = [entry(n, facets={"why": f"reason {min(n, 4)}", "model": "one"}) for n in range(7)]
+
+    with opened(source(made), tmp_path) as catalog:
+        found = catalog.search(Asked())["facets"]["why"]
+        told = [facet["name"] for facet in catalog.about()["facets"]]
+
+    assert found == {"values": [("reason 4", 3), ("reason 0", 1)], "rarer": 3}
+    assert told == ["why"]  # `model` has one value
 
 
 def test_words_that_are_not_wanted(catalog: Catalog) -> None:

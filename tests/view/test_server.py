@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from distill.core.errors import ConfigError
+from distill.view import run, sources
 from distill.view import server as servers
-from distill.view import sources
 from distill.view.server import HOST, STATIC, Server, listen
 from tests.view.made import entry, make_run, opened, serving, source
 
@@ -181,7 +181,7 @@ def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 
 
 def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run")
+    made = make_run(tmp_path / "run")
     process = start("run", "--port", "0", cwd=tmp_path)
     assert process.stdout is not None
     address = urlsplit(process.stdout.readline().strip())
@@ -194,7 +194,7 @@ def test_the_command_serves_until_it_is_interrupted(tmp_path: Path) -> None:
     assert b"<title>distill view</title>" in page
     assert (process.returncode, rest) == (0, "")
     assert "24 answers of run" in told and told.endswith("ended\n")
-    assert [path.name[:4] for path in (run / ".view").iterdir()] == ["run-"]
+    assert [path.name[:4] for path in (made / ".view").iterdir()] == ["run-"]
 
 
 def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
@@ -213,3 +213,15 @@ def test_the_index_of_a_file_is_in_the_workspace(tmp_path: Path) -> None:
 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "space"]
     assert len(list((tmp_path / "space" / ".view").iterdir())) == 1
+
+
+def test_a_run_that_cannot_be_written_to_is_indexed_in_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_run(tmp_path / "run")
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+
+    path = run._index(folder, tmp_path / "space")
+
+    assert path.parent == tmp_path / "space" / ".view"
+    assert not (folder / ".view").exists()

@@ -9,7 +9,7 @@ from distill.report import plots
 from distill.report.evaluated import Task
 from distill.report.parts import Figure, Row, Section, Table
 from distill.report.run_data import RunData
-from distill.report.sections.at_k import band
+from distill.report.sections.at_k import DRAWN_LINES, band
 from distill.report.wording import estimate, percent
 
 
@@ -39,7 +39,8 @@ def _figure(data: RunData, task: Task) -> Figure | None:
             rows.append(_row(model.label, about))
         spent = [(about["thinking_tokens"]["value"], about["rate"]) for about in (*forced, plain)]
         points = sorted(((x, rate) for x, rate in spent if x is not None), key=lambda point: point[0])
-        lines.append(band(model.label, points, data.series(model.label, model.kind)))
+        if model in task.drawn(DRAWN_LINES):
+            lines.append(band(model.label, points, data.series(model.label, model.kind)))
     if not lines:
         return None
     svg = plots.lines(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from distill.report import plots
 from distill.report.parts import Figure, Row, Section, Table
 from distill.report.run_data import Curve, RunData
+from distill.report.svg import SERIES
 
 Points = Sequence[tuple[float, float]]
 """Steps with their values."""
@@ -60,7 +61,7 @@ def _mean(runs: Sequence[Points]) -> Points:
 def _line(arm: str, points: Points, series: int, factor: float) -> plots.Line:
     shown = _thinned(points, CURVE_POINTS)
     xs, ys = tuple(x for x, _ in shown), tuple(factor * y for _, y in shown)
-    return plots.Line(arm, xs, ys, series % plots.SERIES)
+    return plots.Line(arm, xs, ys, series % SERIES)
 
 
 def _thinned(points: Points, most: int) -> list[tuple[float, float]]:

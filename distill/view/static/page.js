@@ -170,13 +170,13 @@ function showFacets(counts, state) {
   const panels = [];
   for (const { name, label } of about.facets) {
     const chosen = new Set(state.chosen[name] ?? []);
-    const values = counts[name].filter(([value, count]) => count || chosen.has(value));
-    const known = counts[name].filter(([value]) => value !== "" );
-    if (known.length < 2 && !chosen.size && !(known.length && counts[name].some(([value, count]) => value === "" && count))) continue;
+    const values = [...counts[name].values];
+    for (const value of chosen) if (!values.some(([other]) => other === value)) values.push([value, 0]);
+    if (!values.length) continue;
     values.sort((a, b) => chosen.has(b[0]) - chosen.has(a[0]) || b[1] - a[1] || a[0].localeCompare(b[0], "en", { numeric: true }));
     const boxes = values.slice(0, Math.max(MOST_VALUES, chosen.size)).map(([value, count]) => make("label", { className: value ? "" : "none" },
       make("input", { type: "checkbox", checked: chosen.has(value), name, value }), make("span", {}, value || "none"), make("b", {}, number(count))));
-    const left = values.length - boxes.length;
+    const left = values.length - boxes.length + counts[name].rarer;
     const open = unfolded.has(name) || chosen.size > 0;
     panels.push(make("details", { open, "data-facet": name }, make("summary", {}, label), ...boxes,
       left > 0 ? make("p", {}, `${number(left)} rarer values; narrow the search to see them`) : null));
@@ -211,8 +211,7 @@ function partNode(part) {
   if ("strong" in part) return make("strong", {}, part.strong);
   if ("code" in part) return make("code", {}, part.code);
   const node = part.tree ? mathNode(part.tree) : make("code", { title: "not shown as maths" }, part.math);
-  if (part.tree) node.setAttribute("aria-label", part.math);
-  return part.display ? make("span", { className: "formula", tabIndex: 0 }, node) : node;
+  return part.display ? make("span", { className: "formula" }, node) : node;
 }
 
 function blockNode(block) {
@@ -485,6 +484,7 @@ addEventListener("keydown", (event) => {
     about = await ask("about");
     document.title = `${about.title} · distill view`;
     $("title").textContent = about.title;
+    $("most").placeholder = number(about.longest);
     $("unit").textContent = `Length, ${about.unit}`;
     render();
   } catch (error) { fault(error); }
