@@ -93,7 +93,7 @@ def publish(
             found = [*found, *late]
             repositories = layout(release, config, found, experiment, Path(scratch) / "second")  # the card says it
         cards = _keep_cards(run, repositories)
-        api, tag = hub.api(), record.tag_of(record.run_hash(release.manifests))
+        api, run_hash = hub.api(), record.run_hash(release.manifests)
         if yes:
             hub.patiently("publish", repositories[0].id, api.whoami)
         plans = [_plan(api, repository, must_reach=yes) for repository in repositories]
@@ -101,11 +101,11 @@ def publish(
             _remark(plan, config, yes)
         done: list[str] = []
         if yes:
-            title = f"{release.name}: arm {release.arm}, seed {release.seed}, run {tag.removeprefix('distill-')}"
-            done = [_send(api, plan, config, title, tag) for plan in reversed(plans)]
+            title = f"{release.name}: arm {release.arm}, seed {release.seed}, run {run_hash[:12]}"
+            done = [_send(api, plan, config, title, run_hash) for plan in reversed(plans)]
     for line in (*(f"card      {card}" for card in cards), *(f"publish   {line}" for line in done)):
         say(line)
-    return _report(plans, bool(done), tag, found, refused)
+    return _report(plans, bool(done), record.tag_of(run_hash), found, refused)
 
 
 def _tell(found: Sequence[Refusal], allow: Sequence[str], yes: bool) -> str | None:
@@ -242,18 +242,21 @@ def _remark(plan: Plan, config: Config, yes: bool) -> None:
         say(f"publish   {repository}: its {CARD} is not of this tool, and the card takes its place")
 
 
-def _send(api: HfApi, plan: Plan, config: Config, title: str, tag: str) -> str:
+def _send(api: HfApi, plan: Plan, config: Config, title: str, run_hash: str) -> str:
     """Make one repository what it shall be; returns what was done, in a line."""
     remote, repository = plan.remote, plan.repository
     assert remote is not None  # with `yes` a Hub that is not reached has ended it before
-    id, kind = repository.id, repository.kind
+    id, kind, tag = repository.id, repository.kind, record.tag_of(run_hash)
     head, commit, sent_s = remote.head, None, 0.0
     if not remote.exists:
         hub.patiently("publish", id, lambda: api.create_repo(id, repo_type=kind, private=config.private, exist_ok=True))
-        head = hub.patiently("publish", id, lambda: api.repo_info(id, repo_type=kind)).sha
+        made = hub.patiently("publish", id, lambda: api.repo_info(id, repo_type=kind))
+        if config.private and not made.private:
+            raise DistillError(f"publish {id}: was to be private, and the Hub has it public; nothing was sent to it")
+        head = made.sha
     if plan.paths("added", "changed", "deleted"):
         began_s = time.monotonic()
-        commit = hub.patiently("publish", id, lambda: _commit(api, plan, title, head))
+        commit = hub.patiently("publish", id, lambda: _commit(api, plan, title, run_hash, head))
         sent_s = time.monotonic() - began_s
     elsewhere = remote.tags.get(tag) not in (None, commit)
     if commit is not None or tag not in remote.tags:
@@ -265,12 +268,12 @@ def _send(api: HfApi, plan: Plan, config: Config, title: str, tag: str) -> str:
         )  # fmt: skip
     if commit is None:
         return f"{repository}: nothing has changed"
-    rate = f"{short(plan.n_bytes / max(sent_s, 1e-3))}B/s" if plan.n_bytes else "no files"
-    n = len(plan.paths("added", "changed"))
-    return f"{repository}: {n:,} files, {short(plan.n_bytes)}B in {sent_s:,.1f} s ({rate}); commit {commit[:12]}"
+    n_files, n_gone = len(plan.paths("added", "changed")), len(plan.paths("deleted"))
+    gone = f", {n_gone:,} deleted" if n_gone else ""
+    return f"{repository}: {n_files:,} files, {short(plan.n_bytes)}B{gone}, in {sent_s:,.1f} s; commit {commit[:12]}"
 
 
-def _commit(api: HfApi, plan: Plan, title: str, head: str | None) -> str:
+def _commit(api: HfApi, plan: Plan, title: str, run_hash: str, head: str | None) -> str:
     """One commit with all that differs; its hash.
 
     It names its parent, so that nobody's change of the meantime is lost, and so that a try whose answer was lost on the
@@ -287,8 +290,9 @@ def _commit(api: HfApi, plan: Plan, title: str, head: str | None) -> str:
         warnings.simplefilter("always")
         try:
             made = api.create_commit(
-                repository.id, operations, commit_message=title, repo_type=repository.kind, parent_commit=head
-            )
+                repository.id, operations, commit_message=title, commit_description=f"run {run_hash}",
+                repo_type=repository.kind, parent_commit=head,
+            )  # fmt: skip
         except Exception as error:
             if hub.status_of(error) != 412:
                 raise

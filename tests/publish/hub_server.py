@@ -13,7 +13,8 @@ GET /_control/log all requests since DELETE /_control/log, GET /_control/repo/KI
 A plan: {"on": "PUT /storage/", "times": 1, "status": 503, "headers": {}}, or instead of a status
 "cut_after": BYTES (the connection is reset once so many bytes of the body were read), "stall_after": BYTES (then it
 reads no more), "swallow": true (the request is carried out, but the connection ends without an answer), or
-"meanwhile": {...} (what PUT /_control/repo takes: somebody's commit just before this request is carried out).
+"meanwhile": {...} (what PUT /_control/repo takes: somebody's commit just before this request is carried out), or
+"opens": true (a repository that this request makes is public, whatever was asked).
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class Hub:
         self.log: list[dict[str, Any]] = []
         self.faults: list[dict[str, Any]] = []
         self.uploads: dict[str, dict[str, Any]] = {}
+        self.opens = False
+        """Whether it makes public what was to be private."""
         self.here = self.storage = ""
 
     def put(self, content: bytes, due: str | None = None) -> str:
@@ -204,6 +207,7 @@ class Handler(BaseHTTPRequestHandler):
             if plan is not None and "status" in plan:
                 raise Refused(plan["status"], "planned", plan.get("code"), plan.get("headers"), url=self.hub.here)
             with self.hub.lock:
+                self.hub.opens = plan is not None and plan.get("opens", False)
                 if plan is not None and "meanwhile" in plan:
                     self.hub.make(plan["meanwhile"])
                 answer = self._answer(url.path, parse_qs(url.query))
@@ -334,6 +338,8 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.repos[key] = repo
         attributes = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n*.gguf filter=lfs diff=lfs merge=lfs -text\n"
         self.hub.add(repo, "initial commit", {".gitattributes": regular(attributes, self.hub)})
+        if self.hub.opens:
+            repo.private = False
         return {"url": where, "name": key[1], "id": uuid.uuid4().hex}
 
     def info(self, kind: str, owner: str, name: str, revision: str = "main", query: Any = None) -> Any:

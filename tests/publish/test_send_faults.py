@@ -111,6 +111,14 @@ def test_nor_is_one_that_deletes(hub: HubProcess, made: Path, tmp_path: Path) ->
     assert list(state["tags"].values()) == [state["head"]]
 
 
+def test_a_repository_that_came_out_public_gets_nothing(hub: HubProcess, made: Path, tmp_path: Path) -> None:
+    hub.fail({"on": "POST /api/repos/create", "opens": True})
+    done = publish(hub, made, "--yes")
+    assert done.returncode == 1
+    assert "was to be private" in last_line(done)
+    assert MODEL not in hub.state(repo_of(tmp_path))["files"]
+
+
 def test_what_somebody_commits_meanwhile_is_not_written_over(hub: HubProcess, made: Path, tmp_path: Path) -> None:
     repo = repo_of(tmp_path)
     theirs = {"kind": "model", "id": repo, "title": "theirs", "files": {"config.json": "e30="}}
