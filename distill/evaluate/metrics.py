@@ -237,7 +237,7 @@ def paired_difference(a: Sequence[Verdicts], b: Sequence[Verdicts]) -> Differenc
     of its graded answers that are correct, the same weight each. The variance of the mean is that of a two-way layout
     with random items and random seeds (the seed's part not below 0), with Student's t at Satterthwaite's degrees of
     freedom. An item bootstrap was not taken: it knows nothing of training noise, and where seeds differ by 2 points it
-    covers 81% instead of 95% at 500 items and 3 seeds; this interval stays between 93% and 97% for 3 or more seeds
+    covers 81% instead of 95% at 500 items and 3 seeds; this interval stays between 93% and 98% for 3 or more seeds
     (with 2 seeds it covers too little where training noise outweighs all else: run 3).
 
     The variance is at no time taken for less than if one answer to one item stood out: two models that agree

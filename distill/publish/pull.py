@@ -254,6 +254,9 @@ def _place(
     for stage, (_, data) in manifests.items():
         for name, output in data["files"].items():
             places.setdefault(output["sha256"], []).append(run / about.stages[stage].folder / name)
+    for folder in {target.parent for targets in places.values() for target in targets}:
+        if folder.exists():
+            files.remove_partials(folder)  # of a pull that was killed
     wanted = list(_wanted(sources, frozenset(places)))
     need = sum(stored.bytes for _, _, stored in wanted)
     free = shutil.disk_usage(run).free

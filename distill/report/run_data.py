@@ -96,8 +96,9 @@ class RunData:
         return next(iter(self.evaluated.tasks), None)
 
     def entry(self, kind: Kind) -> Entry | None:
-        """The first line of that kind."""
-        return next((entry for entry in self.entries if entry.kind == kind), None)
+        """The first line of that kind; of students, none that is a kept step, where there is another."""
+        found = [entry for entry in self.entries if entry.kind == kind]
+        return min(found, key=lambda entry: entry.label.startswith("student@"), default=None)
 
     def series(self, label: str, kind: Kind) -> int:
         """Colour, shape and dash of a model, the same in every plot: student, base, teacher and files have their own,
@@ -107,7 +108,8 @@ class RunData:
 
     @cached_property
     def _series(self) -> dict[str, int]:
-        named = {model.label: model.kind for task in self.evaluated.tasks for model in task.models}
+        models = [model for task in self.evaluated.tasks for model in task.models]
+        named = {model.label: model.kind for model in sorted(models, key=lambda it: it.label.startswith("student@"))}
         kinds = {*named.values(), *(entry.kind for entry in self.entries)}
         own = {kind: place for kind, place in OWN_SERIES.items() if kind in kinds}
         given = {next((label for label in named if named[label] == kind), ""): place for kind, place in own.items()}

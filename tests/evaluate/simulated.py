@@ -1,6 +1,6 @@
 """What the stated intervals cover, by simulation: figures are drawn from models whose truth is known.
 
-`python -m tests.evaluate.simulated [RUNS]` prints the table of docs/statistics.md. Rates are drawn from 50% to 95% for
+`python tests/evaluate/simulated.py [RUNS]` prints the table of docs/statistics.md. Rates are drawn from 50% to 95% for
 every simulated evaluation, so that a coverage is an average over true rates: at one fixed rate and one sample an item
 only a handful of outcomes are likely, and coverage jumps by points between neighbouring rates whatever the interval.
 """

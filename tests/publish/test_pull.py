@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,16 @@ def test_a_half_pull_goes_on(hub: HubProcess, repo: str, place: Path) -> None:
     fetched = {note["asked"] for note in hub.log() if "/resolve/" in note["asked"]}
     assert any(asked.endswith(f"/{MODEL}") for asked in fetched)
     assert not any(asked.endswith(f"/{path.name}") for path in placed for asked in fetched)
+
+
+def test_killed_in_the_middle_it_leaves_nothing_half(hub: HubProcess, repo: str, place: Path) -> None:
+    killed = hub.run(place, "pull", repo, DISTILL_CRASH_AT="file.before-rename:9")
+    assert killed.returncode == -signal.SIGKILL
+    assert list(place.rglob("*.partial-*")) and not list((place / "runs" / "made").glob("*/manifest.json"))
+
+    assert hub.quickly(place, "pull", repo).returncode == 0
+    assert not list(place.rglob("*.partial-*")) and not list(place.rglob(".pull"))
+    assert len(list(place.rglob("manifest.json"))) == 7
 
 
 def test_a_damaged_file_is_fetched_anew(hub: HubProcess, repo: str, place: Path) -> None:

@@ -336,6 +336,16 @@ def test_an_evaluation_without_a_student_has_a_headline(data: RunData):
     assert "; teacher" in summary.headline(served) or ", teacher" in summary.headline(served)
 
 
+def test_a_kept_step_does_not_stand_for_the_student(data: RunData):
+    (student,) = [entry for entry in data.entries if entry.kind == "student" and entry == data.entry("student")]
+    step = replace(student, label="student@60", accuracy=replace(student.accuracy, value=0.01))
+    with_step = replace(data, entries=(step, *data.entries))
+
+    assert with_step.entry("student") == student
+    assert replace(data, entries=(step,)).entry("student") == step
+    assert summary.headline(with_step) == summary.headline(data)
+
+
 def test_a_stage_that_was_not_asked_for_is_not_missed(tmp_path: Path):
     folder = make_run(tmp_path / "short", arms=("main",), stages=("problems", "evaluate"), problems=5)
     assert collect(folder).missing == ("filter", "train", "export")

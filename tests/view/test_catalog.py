@@ -95,9 +95,10 @@ def test_counts_say_what_choosing_would_give(catalog: Catalog) -> None:
     counts = catalog.search(asked)["facets"]
 
     for name in ("verdict", "level"):
-        for value, count in counts[name]["values"]:
+        told = dict(counts[name]["values"])
+        for value in catalog.facets[name]["values"]:
             narrowed = Asked("triangle", {**asked.chosen, name: [value]})
-            assert catalog.search(narrowed)["total"] == count, (name, value)
+            assert catalog.search(narrowed)["total"] == told.get(value, 0), (name, value)
 
 
 def test_a_facet_of_many_values_tells_the_frequent_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,6 +94,16 @@ def test_it_only_reads(server: Server, method: str) -> None:
     assert (answer.status, answer.headers["Allow"]) == (405, "GET")
 
 
+def test_what_comes_after_a_refused_request_is_not_read_as_another(server: Server) -> None:
+    host = f"Host: {HOST}:{server.server_port}\r\n"
+    hidden = f"GET /{server.catalog.token}/api/about HTTP/1.1\r\n{host}\r\n"
+    with socket.create_connection((HOST, server.server_port), timeout=10) as connection:
+        connection.sendall(f"POST / HTTP/1.1\r\n{host}Content-Length: {len(hidden)}\r\n\r\n{hidden}".encode())
+        heard = b"".join(iter(lambda: connection.recv(65536), b""))
+
+    assert heard.startswith(b"HTTP/1.1 405") and heard.count(b"HTTP/1.1") == 1
+
+
 @pytest.mark.parametrize("path", ["", "api/about", "api/search?limit=x", "nowhere", "page.js"])
 def test_every_answer_has_the_policy_and_invites_no_other_site(server: Server, path: str) -> None:
     answer, _ = ask(server, f"/{server.catalog.token}/{path}", Origin="https://evil.example")
