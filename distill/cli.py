@@ -34,7 +34,7 @@ COMMANDS = {
     "publish": "Show what would go to the Hub, with its cards; `--yes` sends it.",
     "pull": "Fetch a published run back as a run folder, and check its hashes.",
     "report": "Write report.html of a run anew and print its table.",
-    "compare": "Compare runs, arms and seeds on the same problems.",
+    "compare": "Compare runs, arms, seeds and models on the same problems.",
     "view": "Read traces and answers in the browser.",
     "runs": "List, show, compare and delete runs.",
     "chat": "Talk to a student and see it think: a run folder, a model folder, or a .gguf file.",

@@ -2,7 +2,7 @@
 digits every time.
 
 BCa (bias-corrected and accelerated; Efron 1987) with Hesterberg's expanded percentiles (Hesterberg 2015, "What
-teachers should know about the bootstrap", section 4.3), which do for small samples what Student's t does. Plain BCa
+teachers should know about the bootstrap"), which do for small samples what Student's t does. Plain BCa
 covers 92% at 30 items where 95% is stated, the expanded one 94%. Percentile-t covers as well or up to 1 point better
 for ratios, but it needs a standard error inside every resample, which an interpolated curve does not have, and its
 intervals are up to twice as wide where lengths have heavy tails. Clusters are items: answers to one problem are drawn

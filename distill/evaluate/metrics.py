@@ -312,8 +312,9 @@ def exact_mcnemar(a: Verdicts, b: Verdicts) -> float | None:
     """McNemar's exact conditional p-value (two-sided), or None unless every item has one graded answer on each side.
 
     Of the items on which the two differ, each side wins half under the null: a binomial tail, doubled. It keeps its
-    level for certain but is conservative: where it says 5%, the level is 1 to 4% (Fagerland et al. 2013, "The McNemar
-    test for binary matched-pairs data"), so it stands beside the p-value of the interval and does not replace it.
+    level for certain but is conservative (Fagerland et al. 2013, "The McNemar test for binary matched-pairs data: mid-p
+    and asymptotic are better than exact conditional"), so it stands beside the p-value of the interval and does not
+    replace it.
     """
     counts = [(_counts(a[item]), _counts(b[item])) for item in a]
     counts = [(of_a, of_b) for of_a, of_b in counts if of_a[1] and of_b[1]]

@@ -7,10 +7,10 @@ With m samples an item and side, the difference of the two means of an item has 
     (va + vb) (within + (1 - within) / m) - 2 between sqrt(va vb)        va = ra (1 - ra), vb = rb (1 - rb)
 
 so that more samples help down to `within - between`, and beyond that only more items do. One sample an item and equal
-rates: 2 r (1 - r) (1 - between), which is the share of items on which the two disagree (`discordance`).
+rates: 2 r (1 - r) (1 - between), which is the share of items on which the two disagree.
 
 Assumed, unless given: `within` 0.5 and `between` 0.3, on the cautious side. Scores of frontier models on the same
-questions correlate by 0.3 to 0.7 (Miller 2024, "Adding error bars to evals", section 4.2). Measured on this
+questions correlate by 0.3 to 0.7 (Miller 2024, "Adding error bars to evals"). Measured on this
 repository's embedded models: 0.47 between students of different recipes, 0.73 within the teacher.
 
 What is not in it: training noise. It says what one pair of models can show about themselves, not what one recipe can
@@ -124,11 +124,6 @@ def items_needed(
         else:
             high = middle
     return high
-
-
-def discordance(rate: float, between: float = BETWEEN) -> float:
-    """Share of items on which two equally good models disagree, one sample each."""
-    return 2 * rate * (1 - rate) * (1 - between)
 
 
 def _error(difference: float, items: int, samples: int, rate: float, within: float, between: float) -> float:

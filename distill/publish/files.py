@@ -128,9 +128,8 @@ def _exported(file: ExportFile, stage: Path, first: bool, config: Config) -> Ite
             yield f"Modelfile.{file.name.removeprefix('gguf-')}", local.parent / "Modelfile"
         return
     kind = file.name.removeprefix("safetensors").removesuffix("-adapter").removeprefix("-")
-    folder = (
-        (kind or "stored") if not first else "adapter" if file.what == "adapter" and config.adapter_repo is None else ""
-    )
+    root = "adapter" if file.what == "adapter" and config.adapter_repo is None else ""
+    folder = root if first else kind or "stored"
     for path in sorted(local.iterdir()):
         if path.name in BESIDE_WEIGHTS or path.suffix == ".safetensors":
             yield (f"{folder}/{path.name}" if folder else path.name), path

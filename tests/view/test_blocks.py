@@ -46,6 +46,7 @@ def shown(found: Sequence[Block]) -> str:
         ("so $x^2$ and \\(y\\)", [("x^2", False), ("y", False)]),
         ("$$ a $$ then \\[\nb\n\n c\\]", [("a", True), ("b\n\n c", True)]),
         ("It costs $5 and $6.", []),
+        ("$5-$6 or $5/$6", []),
         ("$5, or $x$", [("x", False)]),
         ("\\$5 and $a\\$b$", [("a\\$b", False)]),
         ("Answer: \\boxed{\\frac{1}{2}}!", [("\\boxed{\\frac{1}{2}}", False)]),

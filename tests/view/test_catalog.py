@@ -80,10 +80,10 @@ def test_a_search_is_what_a_loop_over_all_would_find(
 
 @pytest.mark.parametrize("sort", SORTS)
 def test_pages_hold_every_entry_once(catalog: Catalog, sort: Any) -> None:
-    pages, after = [], ""
-    while page := catalog.search(Asked("circle", sort=sort, after=after, limit=7))["entries"]:
+    pages: list[str] = []
+    for _ in range(5):  # the last one is half full
+        page = catalog.search(Asked("circle", sort=sort, after=pages[-1] if pages else "", limit=7))["entries"]
         pages += [row["name"] for row in page]
-        after = page[-1]["name"]
 
     assert pages == [row["name"] for row in catalog.search(Asked("circle", sort=sort, limit=200))["entries"]]
     assert len(pages) == 30
