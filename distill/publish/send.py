@@ -154,7 +154,7 @@ def _plan(api: HfApi, repository: Repository, must_reach: bool) -> Plan:
     except DistillError as error:
         if must_reach:
             raise
-        say(f"publish   {error}")
+        say(str(error))
         return Plan(repository, None, dict.fromkeys(sorted(repository.files), "added"))
     changes: dict[str, Change] = {}
     for path in sorted(repository.files):

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from distill.evaluate import guard
+from distill.evaluate.metrics import Difference
 from distill.evaluate.scores import OUTCOMES
 from distill.report import table
 from distill.report.parts import Section
@@ -39,6 +41,10 @@ def headline(data: RunData) -> str:
     if measured:
         smallest = min(measured, key=lambda entry: entry.bytes or 0)
         text += f" Its smallest exported file, {size(smallest.bytes)}, solves {bare_percent(smallest.accuracy.value)}."
+    lost = [task for task in (data.evaluated.guard or {"tasks": []})["tasks"] if task["verdict"] == guard.SHOWN]
+    if lost:
+        losses = ", ".join(f"{task['name']} {Difference(**task['difference'])}" for task in lost)
+        text += f" It forgot some of what its base could do: {losses}."
     return text
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 from distill.core import files
 from distill.core.errors import DistillError
 from distill.evaluate import compare
+from distill.evaluate.metrics import Difference
 from distill.evaluate.scores import Score
 from distill.report import comparison, examples, page, summary
 from distill.report.evaluated import Evaluated, kind_of
@@ -334,6 +335,16 @@ def test_an_evaluation_without_a_student_has_a_headline(data: RunData):
 
     assert summary.headline(served).startswith("On 100 problems (problems): base ")
     assert "; teacher" in summary.headline(served) or ", teacher" in summary.headline(served)
+
+
+@pytest.mark.parametrize("verdict", ["forgetting shown", "no loss shown"])
+def test_the_headline_says_what_was_forgotten(data: RunData, verdict: str):
+    lost = Difference(-0.5, -0.6, -0.4, 30, 1)
+    about = {"name": "steps", "difference": asdict(lost), "verdict": verdict}
+    guarded = replace(data, evaluated=replace(data.evaluated, guard={"points": 1.0, "tasks": [about]}))
+
+    said = "It forgot some of what its base could do: steps -50.0 points [-60.0, -40.0]."
+    assert summary.headline(guarded).endswith(said) == (verdict == "forgetting shown")
 
 
 def test_a_kept_step_does_not_stand_for_the_student(data: RunData):
