@@ -15,8 +15,8 @@ $(STAMP): pyproject.toml
 quickstart: $(STAMP)  ## distil the embedded teacher into the embedded student
 	$(BIN)/distill run configs/quickstart.yaml
 
-test: $(STAMP)  ## the test suite, with coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered
+test: $(STAMP)  ## the test suite, with coverage; a file is run by one process, each process on one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses=4 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(STAMP)  ## style, types, import layers
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from distill.core.stage import Workspace
 
 EXPERIMENT = "experiment.json"
 STAGE_FOLDER = re.compile(r"[a-z]+-[0-9a-f]{12}")
-OURS = re.compile(r"run\.json|experiment\.json|report\.(html|json|md)|\.locks")
+OURS = re.compile(r"(run|pulled)\.json|experiment\.(json|yaml)|report\.(html|json|md)|publish|\.(view|pull|locks)")
 """What else than stages a run folder holds."""
 SHARED = ("logits",)
 """Folders of a workspace that are no run."""

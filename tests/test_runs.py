@@ -197,6 +197,8 @@ def test_a_run_is_shown_with_stages_settings_results_and_what_else_is_there(plac
     (run / "notes.txt").write_text("mine")
     (run / "train-0123456789ab").mkdir()
     (run / "report.html").write_text("r")
+    for ours in (".view", "publish"):  # an index to read traces by, cards
+        (run / ours).mkdir()
 
     text, data = invoke(place, "show", "one").stdout, json.loads(invoke(place, "show", "one", "--json").stdout)
 
