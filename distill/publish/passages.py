@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distill.core import rundir
@@ -96,7 +96,7 @@ def materials(release: Release) -> Markdown:
     """Sources of problems and imported sets, with licences and counts."""
     if release.traces is None:
         return Markdown("The training traces are not at hand, so their sources cannot be listed.")
-    rows = [
+    rows: list[Sequence[object]] = [
         (
             inline(one.name) if one.name else "no named source",
             "problems" if one.kind == "problems" else "imported traces",
@@ -109,7 +109,7 @@ def materials(release: Release) -> Markdown:
     ]
     heads = ["source", "gives", "licence", "problems", "traces", "revision"]
     if not any(row[-1] for row in rows):
-        heads, rows = heads[:-1], [row[:-1] for row in rows]  # type: ignore[misc]
+        heads, rows = heads[:-1], [row[:-1] for row in rows]
     return table(heads, rows, right=(3, 4))
 
 
