@@ -264,7 +264,7 @@ def paired_difference(a: Sequence[Verdicts], b: Sequence[Verdicts]) -> Differenc
     error, freedom = _two_way_error(table_SI, 1 / max(counts_a[..., 1].max(), counts_b[..., 1].max()))
     half = student_t(freedom) * error
     return Difference(
-        mean, mean - half, mean + half, used, seeds, dropped,
+        mean, max(-1.0, mean - half), min(1.0, mean + half), used, seeds, dropped,
         p=student_tails(mean / error, freedom),
         detectable=(student_t(freedom) + student_t(freedom, 2 * POWER - 1)) * error,
     )  # fmt: skip

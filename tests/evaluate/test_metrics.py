@@ -120,9 +120,9 @@ def test_paired_difference_by_hand():
     difference = metrics.paired_difference([a], [b])
 
     assert difference.value == 0.5  # differences 0, 1, 1, 0: standard error sqrt(1/3) / 2
-    assert difference.high == pytest.approx(0.5 + 3.18245 * math.sqrt(1 / 3) / 2, rel=1e-4)
+    assert difference.low == pytest.approx(0.5 - 3.18245 * math.sqrt(1 / 3) / 2, rel=1e-4)
     assert difference.verdict == NO_DIFFERENCE
-    assert str(difference) == "+50.0 points [-41.9, +141.9]"
+    assert str(difference) == "+50.0 points [-41.9, +100.0]"  # never more than all against nothing
 
 
 def test_a_clear_gain_is_called_higher_and_its_reverse_lower():
