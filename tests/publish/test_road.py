@@ -164,3 +164,31 @@ def test_others_read_it_with_their_own_tools(road: Road, tmp_path: Path) -> None
     said = ask(gguf, Questions(prompts=[prompt], new_tokens=8), log=tmp_path / "log")
     assert len(said.continued[0]) == len(new) == 8
     assert said.continued[0][:1] == new[:1]  # 8 bits: the first token of a greedy answer is the same
+
+
+def test_quickstart_comes_back_as_it_was(tmp_path: Path) -> None:
+    """The example of the README: the arm that goes out has the same table where it is pulled, drawn anew."""
+    hub = HubProcess.start(tmp_path / "hub")
+    made, pulled = tmp_path / "made", tmp_path / "pulled"
+    for folder in (made, pulled):
+        folder.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "configs" / "quickstart.yaml", made)
+    arm = 'arms={"reasoning": {}}'
+    for place, *words in (
+        (made, "run", "quickstart.yaml", "--set", arm),
+        (made, "publish", "quickstart.yaml", "--set", arm, "--repo", "you/quickstart", "--yes"),
+        (pulled, "pull", "you/quickstart"),
+    ):
+        done = hub.run(place, *words)
+        assert done.returncode == 0, done.stderr
+    run = pulled / "runs" / "quickstart"
+    index = rundir.read_index(run)["arms"]["reasoning"]["0"]
+    folder = str(index["evaluate"]["folder"])
+    shutil.rmtree(run / folder)
+
+    measured = hub.run(pulled, "evaluate", "runs/quickstart/experiment.yaml")
+
+    assert measured.returncode == 0, measured.stderr
+    results = [(place / "runs" / "quickstart" / folder / "results.json").read_bytes() for place in (made, pulled)]
+    assert results[0] == results[1]
+    hub.close()
