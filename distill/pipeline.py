@@ -57,7 +57,7 @@ STAGES = (
         ("filter", "sample", "(score)", "(problems)"), seeded=True,
     ),
     Stage(
-        "evaluate", "distill.evaluate.stage", ("evaluate", "(verify)", "(student)", "(teacher)"),
+        "evaluate", "distill.evaluate.stage", ("evaluate", "(verify)", "(student)", "(teacher)", "(sample)"),
         ("(problems)", "(train)"),
     ),
     Stage(

@@ -67,6 +67,11 @@ class Config(ModelConfig):
         """Arguments of its family and its own, for a server; a local engine has none."""
         return dict(family.family_of(self).arguments) if self.served else {}
 
+    def words(self, thinking: bool | None) -> tuple[str | None, str | None]:
+        """System prompt and instruction that its family asks for, in the form with or without thinking."""
+        asked = family.family_of(self).asked(thinking)
+        return asked.system, asked.instruction
+
     @model_validator(mode="after")
     def _found(self) -> Self:
         """A path that is not there is refused with the file's line, before anything runs."""

@@ -87,7 +87,8 @@ class Answers:
 
     def __post_init__(self) -> None:
         problems = [self.task.asked(problem) for problem in self.task.problems]
-        self.asks: list[Ask] = [self.model.ask(problem, self.task.draw.samples) for problem in problems]
+        told = bool(self.task.config.told)
+        self.asks: list[Ask] = [self.model.ask(problem, self.task.draw.samples, told) for problem in problems]
         self._failed: dict[tuple[str, int], Sample] = {}
 
     @property

@@ -140,6 +140,8 @@ class Candidate:
     arguments: dict[str, Any] = field(default_factory=dict)
     system: str | None = None
     instruction: str | None = None
+    usual: str | None = None
+    """What it is told where neither its entry nor the task has an instruction: the teacher, what `sample` tells it."""
     prices: Prices | None = None
 
     @cached_property
@@ -152,19 +154,24 @@ class Candidate:
         return {
             "engine": self.engine.keyed(), "dialect": asdict(self.dialect), "arguments": self.arguments,
             "prices": None if self.prices is None else asdict(self.prices),
+            "system": self.system, "instruction": self.instruction, "usual": self.usual,
         }  # fmt: skip
 
     def answers(self, loaded: Loaded) -> Standing:
         """It, as what `rollout` asks; its engine is loaded once and shared through `loaded`."""
         return _Known(self.engine, self.model, self.revision, self.dialect, self.prices, loaded, known=self.identity)
 
-    def asked(self, problem: Problem) -> Problem:
-        """A problem (with its task's instruction) as this model is asked it, exactly as `sample` would."""
-        return rollout.as_asked(problem, system=self.system, after=[self.instruction])
+    def asked(self, problem: Problem, told: bool = False) -> Problem:
+        """A problem (with its task's instruction, if it is `told` one) as this model is asked it."""
+        return rollout.as_asked(problem, system=self.system, after=[self.heard(told)])
 
-    def ask(self, problem: Problem, samples: int) -> Ask:
+    def heard(self, told: bool) -> str | None:
+        """Its instruction on a task that has one of its own (`told`) or none."""
+        return self.usual if self.instruction is None and not told else self.instruction
+
+    def ask(self, problem: Problem, samples: int, told: bool = False) -> Ask:
         """So many answers to a problem."""
-        return Ask(self.asked(problem), range(samples))
+        return Ask(self.asked(problem, told), range(samples))
 
 
 @dataclass(frozen=True)
@@ -188,7 +195,7 @@ def candidate(
     """
     form = thinking if entry.thinking is None else entry.thinking
     model, revision, chosen, price = entry.model, entry.revision, entry.engine or engine, entry.price
-    dialect, arguments = THINK, {}
+    dialect, arguments, system, usual = THINK, {}, entry.system_prompt, None
     if entry.trained:
         if train is None:
             raise DistillError(f"evaluate: `{entry.model}` is what `train` makes, and there is no `train:` before this")
@@ -198,6 +205,8 @@ def candidate(
         teacher = cast(Any, sections["teacher"])  # teachers.settings.Config, which this package must not import
         model, revision, chosen = teacher.model, revision or teacher.revision, entry.engine or teacher.engine
         dialect, arguments = teacher.dialect, teacher.asked_with
+        usual_system, usual = _told(sections, form)
+        system = usual_system if system is None else system
         price = teacher.price if price is None else price
     elif entry.model == "base":
         student = cast(ModelConfig, sections["student"])
@@ -206,9 +215,18 @@ def candidate(
         chosen = Choice("distill.engines", "engine", "llamacpp", load("distill.engines", "llamacpp").Config())
     return Candidate(
         name=entry.name, model=model, engine=chosen, thinking=form, revision=revision, dialect=dialect,
-        arguments=arguments, system=entry.system_prompt, instruction=entry.instruction,
+        arguments=arguments, system=system or None, instruction=entry.instruction, usual=usual or None,
         prices=None if price is None else price.prices,
     )  # fmt: skip
+
+
+def _told(sections: Mapping[str, Settings], thinking: bool | None) -> tuple[str | None, str | None]:
+    """System prompt and instruction of the teacher as `sample` puts them: its section's, else the family's."""
+    teacher, sample = cast(Any, sections["teacher"]), cast(Any, sections.get("sample"))
+    of_family = teacher.words(thinking)
+    of_sample = (None, None) if sample is None else (sample.system, sample.instruction)
+    system, instruction = (family if own is None else own for own, family in zip(of_sample, of_family, strict=True))
+    return system, instruction
 
 
 def _called(model: str) -> str:

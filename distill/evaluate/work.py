@@ -147,7 +147,8 @@ class Work:
         return {
             model.name: {
                 "name": model.name, "model": shown_name(model.model), "identity": model.identity.id,
-                "engine": model.engine.name, "thinking": model.thinking, "instruction": model.instruction,
+                "engine": model.engine.name, "thinking": model.thinking,
+                "instruction": model.heard(bool(task.config.told)),
                 "system_prompt": model.system,
             }
             for model in models

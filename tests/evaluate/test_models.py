@@ -17,6 +17,8 @@ from distill.evaluate.models import Candidate, Entry
 from distill.evaluate.settings import Config
 from distill.rollout import Prices
 from teachers.rounds import as_asked
+from teachers.sample import Config as SampleConfig
+from teachers.settings import Config as TeacherConfig
 from tests.evaluate import scripted
 from tests.evaluate.bench import ENGINE, Bench, measured, problem
 
@@ -176,3 +178,33 @@ def test_an_engine_of_its_own_goes_before_that_of_all():
 
     assert own is not None
     assert means({"a": {"model": "base", "engine": ENGINE}}, student=ModelConfig(model="embedded")).engine == own
+
+
+@pytest.mark.parametrize(
+    ("entry", "sample", "told", "said"),
+    [
+        ("teacher", None, False, "Box it."),
+        ("teacher", {}, False, "Box it."),
+        ("teacher", {"instruction": "In a word."}, False, "In a word."),
+        ("teacher", {"instruction": ""}, False, None),
+        ("teacher", None, True, None),  # a benchmark's own instruction is the only one
+        ({"mine": {"model": "teacher", "instruction": "Guess."}}, None, True, "Guess."),
+        ({"bare": {"model": "teacher", "instruction": ""}}, None, False, None),
+    ],
+)
+def test_the_teacher_is_asked_as_it_was_sampled(
+    tmp_path: Path, entry: Any, sample: dict[str, Any] | None, told: bool, said: str | None
+):
+    family = tmp_path / "mine.yaml"
+    family.write_text(
+        "title: Mine\nmatch: [mine]\ndialect: {thinker: true}\nsystem: Be brief.\ninstruction: Box it.\n"
+        "licence: MIT\nterms: None.\nsources: [{about: all, url: '', read: unverified}]\n"
+    )
+    sections: dict[str, Any] = {"teacher": TeacherConfig.model_validate({"model": "embedded", "family": str(family)})}
+    if sample is not None:
+        sections["sample"] = SampleConfig.model_validate(sample)
+
+    found = means(entry, **sections)
+
+    assert found.asked(problem(0), told) == as_asked(problem(0), system="Be brief.", instruction=said)
+    assert (found.heard(told) or None) == said
