@@ -9,9 +9,9 @@ With m samples an item and side, the difference of the two means of an item has 
 so that more samples help down to `within - between`, and beyond that only more items do. One sample an item and equal
 rates: 2 r (1 - r) (1 - between), which is the share of items on which the two disagree.
 
-Assumed, unless given: `within` 0.5 and `between` 0.3, on the cautious side. Scores of frontier models on the same
-questions correlate by 0.3 to 0.7 (Miller 2024, "Adding error bars to evals"). Measured on this
-repository's embedded models: 0.47 between students of different recipes, 0.73 within the teacher.
+Assumed, unless given: `within` 0.5 and `between` 0.3. Measured on this repository's embedded models: 0.47 between
+students of different recipes, so that `between` is cautious, but 0.73 within the teacher, so that `within` is not where
+a model answers alike each time.
 
 What is not in it: training noise. It says what one pair of models can show about themselves, not what one recipe can
 show about another; for that, seeds are needed, and the measured interval has their noise in it.
